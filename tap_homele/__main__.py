@@ -1,0 +1,5 @@
+"""Run the tap as ``python -m tap_homele``."""
+
+from tap_homele.tap import TapHomele
+
+TapHomele.cli()

@@ -1,0 +1,395 @@
+"""One request to the Homele API and its answer."""
+
+from __future__ import annotations
+
+import email.utils
+import functools
+import typing as t
+from datetime import datetime, timezone
+from decimal import Decimal
+from http import HTTPStatus
+from importlib.metadata import version
+from urllib.parse import urlsplit
+
+import backoff
+import msgspec
+import requests
+from singer_sdk.authenticators import BearerTokenAuthenticator
+from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
+from singer_sdk.streams import RESTStream
+
+if t.TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from backoff.types import Details
+    from singer_sdk.helpers.types import Context, RequestFunc
+
+API_PATH = "/api/v2/crm"
+
+# A request that the API throttles is tried again as often as this.
+MAX_RATE_LIMIT_WAITS = 10
+# The longest that the API may ask for, in seconds.
+MAX_TOLD_WAIT = 15 * 60
+# The pauses after an answer that should not be: about two minutes in all.
+FAILURE_WAITS = (1, 2, 4, 8, 16, 32, 60)
+
+# What a body is when it was read: one JSON object.
+Answer = dict[str, t.Any]
+
+_decode = msgspec.json.Decoder(float_hook=Decimal).decode
+
+
+def base_url(api_url: str) -> str:
+    """Complete the address of the API.
+
+    Args:
+        api_url: What the user set: the address of the API, or a tenant's bare domain.
+
+    Returns:
+        The address without a slash at its end. A bare domain is completed with
+        ``/api/v2/crm`` (the vendor's documents: every tenant can have its own).
+
+    Raises:
+        ValueError: If it is not an address that a token may be sent to.
+    """
+    parts = urlsplit(api_url.strip())
+    if parts.username or parts.password:
+        raise ValueError("it must not hold a user name or a password")
+    if parts.query or parts.fragment:
+        raise ValueError("it must end with its path, without '?' or '#'")
+    loopback = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    if not parts.hostname or not (
+        parts.scheme == "https" or (parts.scheme == "http" and loopback)
+    ):
+        raise ValueError(
+            f"it must begin with https://, as in https://crm.homele.com{API_PATH}"
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or API_PATH}"
+
+
+def server_time(response: requests.Response) -> datetime | None:
+    """Read the server's clock from an answer.
+
+    Args:
+        response: Any answer.
+
+    Returns:
+        The ``Date`` header as a UTC time, or None where it is missing or unreadable.
+    """
+    return _http_date(response.headers.get("Date"))
+
+
+def retry_after(response: requests.Response) -> float | None:
+    """Read how long the API asks a client to stay away.
+
+    The header may hold whole seconds (Laravel) or a date (a proxy); the body of a 429
+    has the seconds too (the vendor's document).
+
+    Args:
+        response: An answer with status 429 or 503.
+
+    Returns:
+        Seconds, negative where the moment is past, or None where nothing is said.
+    """
+    header = response.headers.get("Retry-After", "").strip()
+    if header.isdecimal():
+        return float(header)
+    if moment := _http_date(header):
+        now = server_time(response) or datetime.now(timezone.utc)
+        return (moment - now).total_seconds()
+    seconds = _body(response).get("retry_after")
+    if isinstance(seconds, int | float | Decimal):
+        return float(seconds)
+    return None
+
+
+def waits() -> Generator[float, RetriableAPIError, None]:
+    """Decide how long to wait before one request is tried again.
+
+    Takes each failure of that request in turn and gives seconds; ends when it should
+    not be tried any more.
+
+    - 429: one second more than the API says, because Laravel with Redis says 0 for
+      most of the last second of a window that it still blocks.
+    - 503 with Retry-After (Laravel's maintenance mode): what it says.
+    - Anything else, a 429 that says nothing included: exponential.
+    """
+    rate_limit_waits = 0
+    maintenance = 0.0
+    pauses = iter(FAILURE_WAITS)
+    # python-backoff starts the generator with None, and then sends the failures.
+    failure: RetriableAPIError = yield 0
+    while True:
+        response = failure.response
+        status = response.status_code if response is not None else None
+        told = retry_after(response) if response is not None else None
+        wait: float | None
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            wait = _told_wait(told)
+            if wait is None:
+                wait = min(2**rate_limit_waits, FAILURE_WAITS[-1])
+            rate_limit_waits += 1
+            if rate_limit_waits > MAX_RATE_LIMIT_WAITS or wait > MAX_TOLD_WAIT:
+                return
+        elif status == HTTPStatus.SERVICE_UNAVAILABLE and told is not None:
+            wait = max(1.0, told)
+            maintenance += wait
+            if maintenance > MAX_TOLD_WAIT:
+                return
+        else:
+            wait = next(pauses, None)
+            if wait is None:
+                return
+        failure = yield wait
+
+
+class HomeleStream(RESTStream[str | None]):
+    """A stream of the Homele API."""
+
+    # The token goes to the configured host and to no other; and a redirect to a login
+    # page, which Laravel can send, must not be taken for an answer.
+    allow_redirects = False
+
+    # The answer that was read last, and the response that it was read from.
+    _answer: tuple[requests.Response, Answer] | None = None
+
+    @property
+    def url_base(self) -> str:
+        """The address of the API, without a slash at its end."""
+        return base_url(self.config["api_url"])
+
+    @property
+    def http_headers(self) -> dict[str, str]:
+        """The headers of every request.
+
+        Laravel answers errors in JSON only to a client that accepts JSON first.
+        """
+        return {"Accept": "application/json"}
+
+    @functools.cached_property
+    def user_agent(self) -> str:
+        """The setting ``user_agent``, or this tap and its version."""
+        return self.config.get("user_agent") or f"tap-homele/{version('tap-homele')}"
+
+    @functools.cached_property
+    def authenticator(self) -> BearerTokenAuthenticator:
+        """Sends the token as ``Authorization: Bearer``."""
+        return BearerTokenAuthenticator(token=self.config["auth_token"])
+
+    @property
+    def timeout(self) -> int:
+        """Seconds to wait for a connection, and for each part of an answer."""
+        return 60
+
+    def read_answer(self, response: requests.Response) -> Answer:
+        """Give the envelope of an answer, ``{"success": true, "data": …}``.
+
+        The body of a response is parsed once, however often this is asked for it.
+
+        Args:
+            response: An answer with status 200.
+
+        Returns:
+            The parsed body, which has ``data``.
+
+        Raises:
+            RetriableAPIError: If the body is not JSON: cut off, or a proxy's page.
+            FatalAPIError: If it is JSON, but not the documented envelope.
+        """
+        if self._answer is None or self._answer[0] is not response:
+            self._answer = (response, self._parse(response))
+        return self._answer[1]
+
+    def _parse(self, response: requests.Response) -> Answer:
+        try:
+            body = _decode(response.content)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            kind = response.headers.get("Content-Type", "no content type")
+            raise RetriableAPIError(
+                f"{_endpoint(response)} was answered with something that is not JSON "
+                f"({kind}, {len(response.content)} bytes).",
+                response,
+            ) from None
+        if not isinstance(body, dict):
+            raise FatalAPIError(
+                f"{_endpoint(response)} was answered with JSON that is not an object."
+            )
+        if body.get("success") is False:
+            raise FatalAPIError(
+                f"{_endpoint(response)} was answered with success: false"
+                f"{_message(response)}."
+            )
+        if "data" not in body:
+            raise FatalAPIError(f"{_endpoint(response)} was answered without 'data'.")
+        return body
+
+    def validate_response(self, response: requests.Response) -> None:
+        """Check an answer, inside the retries.
+
+        Args:
+            response: Any answer.
+
+        Raises:
+            RetriableAPIError: If the same request may succeed later.
+            FatalAPIError: If it will not, with what to do about it.
+        """
+        status = response.status_code
+        if status == HTTPStatus.OK:
+            self.read_answer(response)
+            return
+        said = f"{status}{_message(response)}"
+        if (
+            status == HTTPStatus.TOO_MANY_REQUESTS
+            or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        ):
+            raise RetriableAPIError(
+                f"{_endpoint(response)} was answered with {said}.", response
+            )
+        raise FatalAPIError(self._refusal(response, said))
+
+    def _refusal(self, response: requests.Response, said: str) -> str:
+        endpoint = _endpoint(response)
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
+            return (
+                f"Homele does not know the token ({said}, {endpoint}): it is wrong, "
+                "expired or revoked. Make a new one in Homele under Settings > API "
+                "Integration and set it as auth_token."
+            )
+        if response.status_code == HTTPStatus.FORBIDDEN:
+            return (
+                f"The token is not allowed to do this ({said}, {endpoint}). Give it "
+                "the permission customer:read in Homele under Settings > API "
+                "Integration."
+            )
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            return (
+                f"There is no Homele API at {self.url_base} ({said}, {endpoint}). "
+                "Check the setting api_url."
+            )
+        if response.is_redirect:
+            return (
+                f"{endpoint} was answered with a redirect ({said}), which is not "
+                "followed, since the token is for this address only. Check the "
+                "setting api_url."
+            )
+        return f"Homele refused {endpoint} ({said})."
+
+    def request_decorator(self, func: RequestFunc) -> RequestFunc:
+        """Try a request again, as ``waits`` decides.
+
+        Args:
+            func: Sends a request and validates its answer.
+
+        Returns:
+            The same, with retries. It raises only ``FatalAPIError``.
+        """
+
+        def attempt(
+            request: requests.PreparedRequest,
+            context: Context | None,
+        ) -> requests.Response:
+            try:
+                return func(request, context)
+            except (
+                requests.exceptions.ConnectionError,
+                requests.exceptions.Timeout,
+                requests.exceptions.ChunkedEncodingError,
+                requests.exceptions.ContentDecodingError,
+            ) as error:
+                # The text of these exceptions holds the query, and that may hold a
+                # person's name.
+                path = urlsplit(request.url or "").path
+                raise RetriableAPIError(
+                    f"{request.method} {path} failed: {type(error).__name__}."
+                ) from None
+
+        retrying = backoff.on_exception(
+            waits,
+            RetriableAPIError,
+            on_backoff=self.backoff_handler,
+            jitter=None,
+            logger=None,
+        )(attempt)
+
+        def send(
+            request: requests.PreparedRequest,
+            context: Context | None,
+        ) -> requests.Response:
+            try:
+                return retrying(request, context)
+            except RetriableAPIError as error:
+                raise FatalAPIError(
+                    f"{error} It was tried again for as long as is reasonable; run "
+                    "the tap again later. The bookmark has not moved, so nothing is "
+                    "lost."
+                ) from None
+
+        return send
+
+    def backoff_handler(self, details: Details) -> None:
+        """Log that a request waits before it is tried again.
+
+        Args:
+            details: From python-backoff: the failure, and the seconds to wait.
+        """
+        failure = details["exception"]
+        seconds = f"{details['wait']:.0f} seconds"
+        response = getattr(failure, "response", None)
+        if (
+            response is not None
+            and response.status_code == HTTPStatus.TOO_MANY_REQUESTS
+        ):
+            self.logger.info("The API's rate limit is reached: waiting %s.", seconds)
+        else:
+            self.logger.warning("%s Trying again in %s.", failure, seconds)
+
+    def parse_response(self, response: requests.Response) -> Iterator[dict[str, t.Any]]:
+        """Give the rows of a page.
+
+        Args:
+            response: An answer that was validated.
+
+        Yields:
+            Each row as the API sent it.
+
+        Raises:
+            FatalAPIError: If ``data`` is not a list.
+        """
+        rows = self.read_answer(response)["data"]
+        if not isinstance(rows, list):
+            raise FatalAPIError(
+                f"{_endpoint(response)} was answered with 'data' that is not a list."
+            )
+        yield from rows
+
+
+def _told_wait(told: float | None) -> float | None:
+    return None if told is None else max(1.0, told + 1)
+
+
+def _http_date(header: str | None) -> datetime | None:
+    try:
+        moment = email.utils.parsedate_to_datetime(header or "")
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=moment.tzinfo or timezone.utc)
+
+
+def _endpoint(response: requests.Response) -> str:
+    """Name what was asked, without the query, which may hold a person's name."""
+    return f"{response.request.method} {urlsplit(response.url).path}"
+
+
+def _body(response: requests.Response) -> Answer:
+    """Read the body of an error, which may be anything."""
+    try:
+        body = _decode(response.content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _message(response: requests.Response) -> str:
+    """Give the API's own ``message``, the one part of a body that is shown."""
+    message = _body(response).get("message")
+    return f", '{message[:200]}'" if isinstance(message, str) and message else ""

