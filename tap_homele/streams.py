@@ -163,27 +163,23 @@ class CustomersStream(HomeleStream):
         """
         self._scan.begin(server_time(response))
         if self.replication_method == REPLICATION_INCREMENTAL:
-            self._limit_bookmark()
+            self._hold_bookmark()
         yield from super().parse_response(response)
 
-    def _limit_bookmark(self) -> None:
-        """Let the SDK end with a bookmark between the one before and the signpost.
+    def _hold_bookmark(self) -> None:
+        """Keep the bookmark between the one before and the signpost of the scan.
 
-        The shape of the state is the SDK's: at the end of a sync the newest value in
-        ``progress_markers``, cut to the signpost, becomes the bookmark.
+        The shape of the state is the SDK's. When a sync ends, the newest value that
+        ``progress_markers`` saw, cut to the signpost, becomes the bookmark.
         """
         state = self.get_context_state(None)
         state["replication_key_signpost"] = self._scan.signpost
-        if self._scan.bookmark is not None:
+        markers = state.setdefault("progress_markers", {})
+        if self._scan.bookmark:
             # A customer that is wanted for its activity alone may have been updated
             # long ago, and must not take the bookmark back.
-            state.setdefault(
-                "progress_markers",
-                {
-                    "replication_key": self.replication_key,
-                    "replication_key_value": self._scan.bookmark,
-                },
-            )
+            markers.setdefault("replication_key", self.replication_key)
+            markers.setdefault("replication_key_value", self._scan.bookmark)
 
     def post_process(
         self,

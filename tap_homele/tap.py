@@ -11,6 +11,7 @@ from singer_sdk import Tap
 from singer_sdk import typing as th
 from singer_sdk.contrib.msgspec import MsgSpecWriter
 from singer_sdk.exceptions import ConfigValidationError, FatalAPIError
+from singer_sdk.metrics import Metric, MetricExclusionFilter
 
 from tap_homele import records
 from tap_homele.client import base_url
@@ -18,6 +19,9 @@ from tap_homele.streams import CustomersStream
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
+
+# The SDK logs how long each request took, one line each.
+_NOT_EACH_REQUEST = MetricExclusionFilter(metrics=[Metric.HTTP_REQUEST_DURATION.value])
 
 
 class TapHomele(Tap):
@@ -139,6 +143,8 @@ class TapHomele(Tap):
             ConfigValidationError: If a setting is missing, unknown or unreadable.
         """
         super().__init__(validate_config=validate_config, **kwargs)
+        if not self.metrics_logger.isEnabledFor(logging.DEBUG):
+            self.metrics_logger.addFilter(_NOT_EACH_REQUEST)
         if validate_config and (errors := list(self._setting_errors())):
             raise ConfigValidationError("Config validation failed", errors=errors)
 

