@@ -77,9 +77,10 @@ def _customer(
         return sometimes({"id": index + 1, "name": names[index]}, chance)
 
     def later(moment: datetime) -> datetime:
-        # Whole hours, so that many share one.
-        hours = int((LAST_DAY - moment) / timedelta(hours=1))
-        return min(LAST_DAY, moment + timedelta(hours=dice.randint(0, max(0, hours))))
+        # On the hour, so that many share one.
+        hours = dice.randint(0, max(0, int((LAST_DAY - moment) / timedelta(hours=1))))
+        then = (moment + timedelta(hours=hours)).replace(minute=0, second=0)
+        return max(moment, then)
 
     first, last = dice.choice(FIRST_NAMES), sometimes(dice.choice(LAST_NAMES))
     updated_at = later(created_at)

@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import formatdate
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, redirect, request
@@ -152,7 +153,9 @@ class Sandbox:
             "127.0.0.1", port, self.app, threaded=True, request_handler=_Handler
         )
         self.port = self._server.port
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        # It looks so often, in seconds, whether it should stop.
+        serve = partial(self._server.serve_forever, poll_interval=0.02)
+        threading.Thread(target=serve, daemon=True).start()
         return self
 
     def stop(self) -> None:
@@ -331,6 +334,11 @@ class _Handler(WSGIRequestHandler):
     def send_response(self, code: int, message: str | None = None) -> None:
         """Leave the Date header to the sandbox's own clock."""
         self.send_response_only(code, message)
+
+    def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
+        """Close the connection that a fault broke."""
+        del error, environ
+        self.close_connection = True
 
     def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002
         """Say nothing: the sandbox has a log of its own."""

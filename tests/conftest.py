@@ -1,0 +1,58 @@
+"""Fixtures: a sandbox that serves, waits that take no time, a PostgreSQL."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, TypeAlias
+
+import pytest
+
+from tests.sandbox import Sandbox
+from tests.sandbox.postgres import postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    # Makes a sandbox with so many customers, and serves it.
+    Serve: TypeAlias = Callable[..., Sandbox]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Make sandboxes that serve until the test ends."""
+    sandboxes: list[Sandbox] = []
+
+    def make(customers: int = 250, **options: object) -> Sandbox:
+        sandboxes.append(Sandbox.with_customers(customers, **options).serve())
+        return sandboxes[-1]
+
+    yield make
+    for sandbox in sandboxes:
+        sandbox.stop()
+
+
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Take no time to wait before a request is tried again; give the seconds.
+
+    Replaces the clock that python-backoff sees, and no other.
+    """
+    seconds: list[float] = []
+    clock = SimpleNamespace(sleep=seconds.append, monotonic=time.monotonic)
+    monkeypatch.setattr("backoff._sync.time", clock)
+    return seconds
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """Run a PostgreSQL. Its folder's path is short, as a Unix socket's must be."""
+    parent = Path(tempfile.mkdtemp(prefix="pg"))
+    try:
+        with postgres(parent / "data") as url:
+            yield url
+    finally:
+        shutil.rmtree(parent, ignore_errors=True)

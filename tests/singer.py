@@ -1,0 +1,141 @@
+"""Run the tap, and take the Singer messages that it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jsonschema import Draft202012Validator, FormatChecker
+from singer_sdk.contrib.msgspec import MsgSpecWriter
+from singer_sdk.singerlib import Catalog
+
+from tap_homele.tap import TapHomele
+from tests.sandbox.server import TOKEN, Sandbox
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Message = dict[str, Any]
+
+
+@dataclass
+class Output:
+    """The messages of one run, in their order."""
+
+    messages: list[Message]
+
+    def of(self, kind: str) -> list[Message]:
+        return [message for message in self.messages if message["type"] == kind]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The types of the messages, a run of the same one named once."""
+        kinds: list[str] = []
+        for message in self.messages:
+            if kinds[-1:] != [message["type"]]:
+                kinds.append(message["type"])
+        return kinds
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [message["record"] for message in self.of("RECORD")]
+
+    @property
+    def ids(self) -> list[int]:
+        return [record["id"] for record in self.records]
+
+    @property
+    def states(self) -> list[dict[str, Any]]:
+        return [message["value"] for message in self.of("STATE")]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The last state, which is what Meltano keeps."""
+        return self.states[-1]
+
+    def validate(self) -> None:
+        """Check each record against the schema that went before it."""
+        (schema,) = self.of("SCHEMA")
+        validator = Draft202012Validator(
+            schema["schema"], format_checker=FormatChecker()
+        )
+        for record in self.records:
+            validator.validate(record)
+
+
+class _Collector(MsgSpecWriter):
+    """Keeps what a target would read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[Message] = []
+
+    def write_message(self, message: Any) -> None:
+        self.messages.append(json.loads(self.format_message(message)))
+
+
+def config_for(sandbox: Sandbox, **settings: Any) -> dict[str, Any]:
+    return {"auth_token": TOKEN, "api_url": sandbox.api_url, **settings}
+
+
+def catalog_of(method: str = "INCREMENTAL") -> Catalog:
+    """Give the catalog of the tap with another replication method."""
+    catalog = json.loads(TapHomele(validate_config=False).catalog_json_text)
+    for stream in catalog["streams"]:
+        stream["replication_method"] = method
+    return Catalog.from_dict(catalog)
+
+
+def sync(
+    sandbox: Sandbox,
+    *,
+    state: dict[str, Any] | None = None,
+    catalog: Catalog | None = None,
+    output: Output | None = None,
+    **settings: Any,
+) -> Output:
+    """Run the tap in this process; what it wrote before an error is in ``output``."""
+    collector = _Collector()
+    if output:
+        collector.messages = output.messages
+    tap = TapHomele(
+        config=config_for(sandbox, **settings),
+        state=state,
+        catalog=catalog,
+        message_writer=collector,
+    )
+    tap.sync_all()
+    return Output(collector.messages)
+
+
+def run(
+    folder: Path,
+    sandbox: Sandbox,
+    *,
+    state: dict[str, Any] | None = None,
+    **settings: Any,
+) -> subprocess.CompletedProcess[str]:
+    """Run the tap as a command, as a user or Meltano does."""
+    config = folder / "config.json"
+    config.write_text(json.dumps(config_for(sandbox, **settings)))
+    command = [sys.executable, "-m", "tap_homele", "--config", str(config)]
+    if state is not None:
+        (folder / "state.json").write_text(json.dumps(state))
+        command += ["--state", str(folder / "state.json")]
+    return subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, check=False, env=clean_environment()
+    )
+
+
+def clean_environment() -> dict[str, str]:
+    """Give the environment without what could configure the tap or the target."""
+    prefixes = ("TAP_HOMELE", "TARGET_POSTGRES", "LOGLEVEL", "MELTANO")
+    return {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
+
+
+def parse(stdout: str) -> Output:
+    return Output([json.loads(line) for line in stdout.splitlines()])

@@ -1,0 +1,144 @@
+"""A list ends with ``has_more: false``, and in no other way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from singer_sdk.exceptions import FatalAPIError
+
+from tests.sandbox import Sandbox, faults
+from tests.singer import Output, sync
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Serve
+
+    Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def sandbox(serve: Serve) -> Sandbox:
+    return serve(450)  # five pages
+
+
+def set_meta(**values: Any) -> Change:
+    return lambda page: page["meta"].update(values)
+
+
+NO_CURSOR = "Page 3 of the list says that more follow, but has no 'meta.next_cursor'."
+NO_HAS_MORE = "Page 3 of the list does not say true or false in 'meta.has_more'."
+NO_META = "Page 3 of the list has no 'meta'."
+ANSWERED = "GET /api/v2/crm/customers was answered"
+
+MALFORMED: dict[str, tuple[Change, str]] = {
+    "cursor null": (set_meta(next_cursor=None), NO_CURSOR),
+    "cursor empty": (set_meta(next_cursor=""), NO_CURSOR),
+    "cursor a number": (set_meta(next_cursor=17), NO_CURSOR),
+    "no cursor": (lambda page: page["meta"].pop("next_cursor"), NO_CURSOR),
+    "no has_more": (lambda page: page["meta"].pop("has_more"), NO_HAS_MORE),
+    "has_more a string": (set_meta(has_more="true"), NO_HAS_MORE),
+    "has_more null": (set_meta(has_more=None), NO_HAS_MORE),
+    "no meta": (lambda page: page.pop("meta"), NO_META),
+    "meta null": (lambda page: page.update(meta=None), NO_META),
+    "no data": (lambda page: page.pop("data"), f"{ANSWERED} without 'data'."),
+    "data null": (
+        lambda page: page.update(data=None),
+        f"{ANSWERED} with 'data' that is not a list.",
+    ),
+    "success false": (
+        lambda page: page.update(success=False, message="Nope."),
+        f"{ANSWERED} with success: false, 'Nope.'.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_page_without_its_markers_is_an_error(sandbox: Sandbox, name: str) -> None:
+    change, sentence = MALFORMED[name]
+    sandbox.fail(faults.page(sandbox, change), at=3)
+    output = Output([])
+
+    with pytest.raises(FatalAPIError) as error:
+        sync(sandbox, output=output)
+
+    assert str(error.value).startswith(sentence)
+    # The customers of a page that has them are not held back.
+    assert len(output.records) == (200 if sentence.startswith(ANSWERED) else 300)
+    # No state was left that a next run would start from.
+    assert all("replication_key" not in repr(state) for state in output.states)
+
+
+def test_a_body_that_is_not_an_object_is_an_error(sandbox: Sandbox) -> None:
+    sandbox.fail(faults.body("[]"), at=3)
+
+    with pytest.raises(FatalAPIError, match="JSON that is not an object"):
+        sync(sandbox)
+
+
+def test_an_empty_page_with_more_to_come_goes_on(sandbox: Sandbox) -> None:
+    lost: list[int] = []
+
+    def empty(page: dict[str, Any]) -> None:
+        lost.extend(row["id"] for row in page["data"])
+        page["data"] = []
+
+    for at in (1, 3):
+        sandbox.fail(faults.page(sandbox, empty), at=at)
+
+    output = sync(sandbox)
+
+    assert len(lost) == 200
+    assert sorted(output.ids) == sorted(set(sandbox.customers) - set(lost))
+
+
+def test_an_empty_last_page_ends_the_list(sandbox: Sandbox) -> None:
+    sandbox.fail(faults.page(sandbox, lambda page: page.update(data=[])), at=5)
+
+    assert len(sync(sandbox).records) == 400
+
+
+def test_a_cursor_beside_has_more_false_is_not_followed(sandbox: Sandbox) -> None:
+    sandbox.fail(
+        faults.page(sandbox, set_meta(has_more=False, next_cursor="more")), at=2
+    )
+
+    assert len(sync(sandbox).records) == 200
+
+
+@pytest.mark.parametrize("back", [1, 2, 3])
+def test_a_cursor_seen_before_is_an_error(sandbox: Sandbox, back: int) -> None:
+    """A-A, A-B-A, and a longer loop."""
+    cursors: list[str] = []
+
+    def remember(page: dict[str, Any]) -> None:
+        cursors.append(page["meta"]["next_cursor"])
+
+    for at in (1, 2, 3):
+        sandbox.fail(faults.page(sandbox, remember), at=at)
+    sandbox.fail(
+        faults.page(
+            sandbox, lambda page: page["meta"].update(next_cursor=cursors[-back])
+        ),
+        at=4,
+    )
+
+    with pytest.raises(FatalAPIError) as error:
+        sync(sandbox)
+
+    sentence = "Page 4 of the list leads back to a page that was read already."
+    assert str(error.value).startswith(sentence)
+    assert len(sandbox.requests) == 4
+
+
+def test_a_cursor_that_the_api_cannot_read_is_an_error(sandbox: Sandbox) -> None:
+    """Laravel answers it with the first page again, without an error."""
+    sandbox.fail(faults.page(sandbox, set_meta(next_cursor="garbled")), at=2)
+
+    with pytest.raises(FatalAPIError) as error:
+        sync(sandbox)
+
+    assert len(sandbox.requests) == 3
+    sentence = "Page 3 of the list leads back to a page that was read already."
+    assert str(error.value).startswith(sentence)
