@@ -46,7 +46,7 @@ class TapHomele(Tap):
         ),
         th.Property(
             "api_url",
-            th.StringType(nullable=False),
+            th.StringType,
             default="https://crm.homele.com/api/v2/crm",
             title="API URL",
             description=(
@@ -160,10 +160,14 @@ class TapHomele(Tap):
                 "auth_token: it must be the token alone, such as 1|abc123, without "
                 "'Bearer' and without spaces."
             )
-        try:
-            base_url(self.config["api_url"])
-        except ValueError as error:
-            yield f"api_url: {error}."
+        for name in ("api_url", "page_size"):
+            if self.config[name] is None:
+                yield f"{name}: it must not be null; leave it out for the default."
+        if (api_url := self.config["api_url"]) is not None:
+            try:
+                base_url(api_url)
+            except ValueError as error:
+                yield f"api_url: {error}."
         start_date = self.config.get("start_date")
         if start_date and records.utc(start_date) is None:
             yield (

