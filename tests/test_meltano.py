@@ -1,0 +1,172 @@
+"""Whole runs of the real Meltano, in a copy of the project."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from tests.singer import clean_environment
+from tests.test_demo import MODULE, alive, environment, leave, port, wait_until_gone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import Serve
+
+__all__ = ["port"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parent.parent
+DEMO = ["uvx", "meltano", "run", "demo"]
+
+
+@pytest.fixture
+def project(port: int) -> Iterator[Path]:
+    """Copy what git has of the project to a short path, with a port of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="meltano"))
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],  # noqa: S607
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    meltano_yml = folder / "meltano.yml"
+    meltano_yml.write_text(meltano_yml.read_text().replace('"18923"', f'"{port}"'))
+    yield folder
+    leave(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def meltano(
+    project: Path, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603
+        ["uvx", "meltano", *arguments],  # noqa: S607
+        cwd=project,
+        env=clean_environment() | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_demo_twice(project: Path) -> None:
+    for _ in range(2):
+        result = meltano(project, "run", "demo")
+
+        assert result.returncode == 0, result.stdout
+        assert "Customers in PostgreSQL: 2345" in result.stdout
+        assert "Rows that the second run touched: 10" in result.stdout
+        wait_until_gone(project)
+
+
+def test_the_demo_keeps_away_from_a_real_account(project: Path) -> None:
+    """What a user has set for the real tap and target does not reach the demo."""
+    (project / ".env").write_text(
+        "TAP_HOMELE_AUTH_TOKEN=1|real\n"
+        "TAP_HOMELE_API_URL=https://crm.acme.example\n"
+        "TARGET_POSTGRES_SQLALCHEMY_URL=postgresql://real.example/warehouse\n"
+    )
+
+    result = meltano(project, "run", "demo")
+
+    assert result.returncode == 0, result.stdout
+    assert "Customers in PostgreSQL: 2345" in result.stdout
+
+
+@pytest.mark.parametrize("moment", ["Beginning sync", "Edited 10 customers"])
+def test_ctrl_c_leaves_nothing_behind(project: Path, moment: str) -> None:
+    run = subprocess.Popen(  # noqa: S603
+        DEMO,
+        cwd=project,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert run.stdout
+    for line in run.stdout:
+        if moment in line:
+            # As a terminal does: to all of the foreground.
+            os.killpg(run.pid, signal.SIGINT)
+            break
+    run.stdout.read()
+    run.stdout.close()
+
+    assert run.wait() != 0
+    wait_until_gone(project)
+
+
+def test_a_failure_in_the_middle_leaves_nothing_behind(project: Path) -> None:
+    revoked = {"TAP_HOMELE_SANDBOX_AUTH_TOKEN": "2|revoked"}
+
+    result = meltano(project, "run", "demo", **revoked)
+
+    assert result.returncode != 0
+    assert "Make a new one in Homele" in result.stdout
+    wait_until_gone(project)
+
+
+def test_a_real_account_needs_a_token_and_a_database(
+    project: Path, serve: Serve, postgres_url: str
+) -> None:
+    sandbox = serve(450)
+    filled = {
+        "TAP_HOMELE_AUTH_TOKEN=": "TAP_HOMELE_AUTH_TOKEN=1|sandbox",
+        "# TAP_HOMELE_API_URL=https://crm.acme.example": (
+            f"TAP_HOMELE_API_URL=http://127.0.0.1:{sandbox.port}"
+        ),
+        "# TARGET_POSTGRES_SQLALCHEMY_URL=": (
+            f"TARGET_POSTGRES_SQLALCHEMY_URL={postgres_url}"
+        ),
+    }
+    lines = (project / ".secrets.example").read_text().splitlines()
+    assert filled.keys() <= set(lines)
+    env = "\n".join(filled.get(line, line) for line in lines)
+    (project / ".env").write_text(env)
+
+    result = meltano(project, "run", "tap-homele", "target-postgres")
+    assert result.returncode == 0, result.stdout
+    with psycopg.connect(postgres_url) as connection:
+        rows = connection.execute("SELECT id, name FROM tap_homele.customers")
+        assert dict(rows.fetchall()) == {
+            row["id"]: row["name"] for row in sandbox.customers.values()
+        }
+
+    result = meltano(project, "run", "tap-homele", "target-jsonl")
+    assert result.returncode == 0, result.stdout
+    lines = (project / "customers.jsonl").read_text().splitlines()
+    assert len(lines) == 450
+
+
+def test_the_sandbox_by_hand(project: Path, port: int) -> None:
+    served: Any = subprocess.Popen(  # noqa: S603
+        [*MODULE, "serve"],
+        cwd=project,
+        env=environment(port),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    first = served.stdout.readline()
+    served.send_signal(signal.SIGINT)
+    served.communicate()
+
+    assert first.startswith("A Homele API with 2345 customers: http://127.0.0.1:")
+    assert served.returncode == 0
+    assert alive(project) == []
