@@ -14,7 +14,7 @@ if t.TYPE_CHECKING:
 
 
 class CursorPaginator(BaseAPIPaginator[str | None]):
-    """Gives the cursor of each page, and None for the first.
+    """Gives the cursor of each page, None for the first of the list.
 
     Only ``has_more: false`` ends the list (the vendor's document). Whatever else could
     end it quietly is an error, since customers would be missing.
@@ -23,55 +23,70 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
     def __init__(
         self,
         read_answer: Callable[[requests.Response], dict[str, t.Any]],
+        start: str | None = None,
+        *,
+        enough: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Begin at the first page.
+        """Begin at a page.
 
         Args:
             read_answer: Gives the parsed body of a response.
+            start: The cursor of the page, None for the first.
+            enough: Tells after a page that the rest of the list is not needed.
         """
-        super().__init__(None)
+        super().__init__(start)
         self._read_answer = read_answer
-        self._seen: set[str] = set()
+        self._enough = enough
+        self._seen = {start}
 
     def continue_if_empty(self, response: requests.Response) -> bool:  # noqa: ARG002
         """Go on: a page can be empty when its rows vanished meanwhile (Laravel)."""
         return True
 
     def has_more(self, response: requests.Response) -> bool:
-        """Tell whether another page follows.
+        """Tell whether another page is to be read."""
+        return self.next_cursor(response) is not None and not self._enough()
+
+    def get_next(self, response: requests.Response) -> str | None:
+        """Give the cursor of the next page."""
+        return self.next_cursor(response)
+
+    def advance(self, response: requests.Response) -> None:
+        """Go to the next page."""
+        super().advance(response)
+        self._seen.add(self.current_value)
+
+    def next_cursor(self, response: requests.Response) -> str | None:
+        """Read what a page says about the next.
+
+        Args:
+            response: The answer that holds the page being read.
+
+        Returns:
+            The cursor of the next page, None after the last.
 
         Raises:
-            FatalAPIError: If the page does not say so with true or false.
+            FatalAPIError: If the page does not say whether more follow; or if they do
+                and there is no cursor, or one that was given before: Laravel answers a
+                cursor that it cannot read with the first page, without an error.
         """
-        has_more = self._meta(response).get("has_more")
+        meta = self._read_answer(response).get("meta")
+        if not isinstance(meta, dict):
+            raise self._error("has no 'meta'")
+        has_more, cursor = meta.get("has_more"), meta.get("next_cursor")
         if not isinstance(has_more, bool):
             raise self._error("does not say true or false in 'meta.has_more'")
-        return has_more
-
-    def get_next(self, response: requests.Response) -> str:
-        """Give the cursor of the next page.
-
-        Raises:
-            FatalAPIError: If there is none, or it was given before: Laravel answers a
-                cursor that it cannot read with the first page again, without an error.
-        """
-        cursor = self._meta(response).get("next_cursor")
+        if not has_more:
+            return None
         if not isinstance(cursor, str) or not cursor:
             raise self._error("says that more follow, but has no 'meta.next_cursor'")
         if cursor in self._seen:
             raise self._error("leads back to a page that was read already")
-        self._seen.add(cursor)
         return cursor
 
-    def _meta(self, response: requests.Response) -> dict[str, t.Any]:
-        meta = self._read_answer(response).get("meta")
-        if not isinstance(meta, dict):
-            raise self._error("has no 'meta'")
-        return meta
-
     def _error(self, what: str) -> FatalAPIError:
-        # The base class counts a page before it asks about the next.
         return FatalAPIError(
-            f"Page {self.count} of the list {what}. Stopped, because customers could "
-            "be missing. Run the tap again; if it stays so, tell Homele's support.",
+            f"Page {self.count + 1} of the list {what}. Stopped, because customers "
+            "could be missing. Run the tap again; if it stays so, tell Homele's "
+            "support."
         )

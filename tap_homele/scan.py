@@ -1,56 +1,121 @@
-"""One pass over the list: which customers it wants, and where it leaves the bookmark.
+"""One scan of the list: who is wanted, where it can resume, when it is closed.
 
-The list is not in the order of ``updated_at`` and cannot be filtered by it (the
-vendor's document). So every pass reads the whole list, and what has not changed since
-the bookmark is left out here.
+The list cannot be sorted or filtered by ``updated_at`` (the vendor's document), it runs
+by ``last_activity_at``, and it moves while it is read: a customer with a new activity
+jumps to the top, past a reader on the way down. So a scan reads the whole list once,
+and then its head again until nothing can have slipped by.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+
+from tap_homele.records import utc
 
 if t.TYPE_CHECKING:
     from tap_homele.records import Record
 
 # A change becomes visible when its transaction commits, which is later than the time
-# that it carries. Whatever was written shortly before a scan is read once more by the
-# next one.
+# that it carries. Whatever was written shortly before a scan may have been missed.
 OVERLAP = timedelta(minutes=5)
+
+# An interrupted scan that began longer ago is not worth going on with.
+RESUMABLE = timedelta(days=7)
+
+# Each reading of the head makes up for what moved during the one before, and is
+# shorter. If the head still does not hold still, the list is busier than we are fast.
+MAX_ROUNDS = 10
+
+
+def local_time() -> datetime:
+    """Give the clock of this machine, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def fingerprint(url: str, filters: t.Mapping[str, t.Any]) -> str:
+    """Give a mark that tells one list from another.
+
+    Args:
+        url: The address that is asked.
+        filters: The filters that are sent. They may hold a person's name, so the mark
+            is a digest.
+    """
+    text = json.dumps([url, filters], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass
 class Scan:
-    """One pass over the list.
+    """One scan: a pass over the whole list, and then over its head.
+
+    All times are UTC, as ``records.utc`` spells them, and compare as strings.
 
     Attributes:
         bookmark: Only customers changed since then are wanted; all, where it is None.
-            UTC, as ``records.utc`` spells it.
-        started: When the scan began, by the clock of the server. UTC.
+        asked: The fingerprint of the list.
+        started: When the scan began, by the server's clock.
+        newest: The newest ``updated_at`` seen so far.
+        cursor: Where the pass over the list begins, None for its top.
+        closed: Whether nothing can have slipped by.
     """
 
     bookmark: str | None
-    started: datetime | None = None
+    asked: str
+    started: str | None = None
+    newest: str | None = None
+    cursor: str | None = None
+    closed: bool = False
 
-    def begin(self, server_time: datetime | None) -> None:
-        """Note when the scan began. Only the first call counts.
+    # The pass: how many pages it has read, when it began, and the time down to which
+    # the head is read (None: this is the pass over the whole list).
+    pages: int = 0
+    pass_started: str | None = None
+    limit: str | None = None
+    limit_reached: bool = False
 
-        Args:
-            server_time: The clock of the server in the first answer. A local clock
-                that runs ahead would move the bookmark past changes not yet seen.
-        """
-        if self.started is None:
-            now = datetime.now(timezone.utc)
-            self.started = min(server_time or now, now)
+    # The order of the list.
+    by_last_activity: bool = True
+    nulls_last: bool = False
+    previous: str | None = None
+
+    # The last customer seen: last activity ("" for none) and id, as the list is sorted.
+    edge: tuple[str, int] | None = None
+    rounds: int = field(default=0, repr=False)
 
     @property
     def signpost(self) -> str | None:
-        """The latest that the bookmark may become, or None before the scan began."""
-        return (self.started - OVERLAP).isoformat() if self.started else None
+        """The latest that the bookmark may become, None before the first answer."""
+        if self.started is None:
+            return None
+        return (datetime.fromisoformat(self.started) - OVERLAP).isoformat()
 
-    def wants(self, record: Record) -> bool:
-        """Tell whether a customer changed since the bookmark.
+    @property
+    def resumed(self) -> bool:
+        """Whether the pass over the list began in an earlier run."""
+        return self.cursor is not None
+
+    # A page.
+
+    def begin_page(self, server_time: datetime | None) -> None:
+        """Take note of the clocks at the beginning of a pass.
+
+        Args:
+            server_time: The server's clock. The scan begins by it, since a local clock
+                that runs ahead would move the bookmark past changes not yet seen; by
+                the local one only where the server's is missing or later.
+        """
+        if self.pages == 0:
+            now = local_time()
+            self.pass_started = (server_time or now).isoformat()
+            if self.started is None:
+                self.started = min(server_time or now, now).isoformat()
+
+    def sees(self, record: Record) -> bool:
+        """Take note of a customer, and tell whether it is wanted.
 
         A new activity changes the record without an update of it. A customer that
         does not say when it was updated may have changed.
@@ -60,9 +125,131 @@ class Scan:
         """
         updated_at = record.get("updated_at")
         last_activity_at = record.get("last_activity_at")
+        if updated_at and (self.newest is None or updated_at > self.newest):
+            self.newest = updated_at
+        self._note_order(last_activity_at)
+        self.edge = (last_activity_at or "", record["id"])
+        if self.limit and (not last_activity_at or last_activity_at < self.limit):
+            # It has not moved, so the pass over the list has seen it where it is.
+            return False
         return (
             self.bookmark is None
             or updated_at is None
             or updated_at >= self.bookmark
             or (last_activity_at is not None and last_activity_at >= self.bookmark)
         )
+
+    def _note_order(self, last_activity_at: str | None) -> None:
+        if last_activity_at is None:
+            # Databases sort those without an activity to one end or the other.
+            self.nulls_last = self.nulls_last or self.previous is not None
+            self.limit_reached = self.limit_reached or self.nulls_last
+            return
+        if self.previous is not None and last_activity_at > self.previous:
+            self.by_last_activity = False
+        self.previous = last_activity_at
+        if self.limit and last_activity_at < self.limit:
+            self.limit_reached = True
+
+    def end_page(self) -> None:
+        """Count a page that was read to its end."""
+        self.pages += 1
+
+    @property
+    def enough(self) -> bool:
+        """Whether the rest of the list is not needed: it was the head that moves."""
+        return self.limit is not None and self.limit_reached
+
+    # The end of a pass.
+
+    def reopen(self) -> bool:
+        """Go back to the top of the list, unless the scan is closed or cannot be.
+
+        Customers that moved while a pass was read sit at the top. One page is read at
+        once, so nothing moves during it.
+
+        Returns:
+            Whether the head is to be read, down to ``limit``.
+        """
+        self.closed = self.pages <= 1 and not (self.resumed and self.limit is None)
+        if self.closed or not self.by_last_activity or self.rounds == MAX_ROUNDS:
+            return False
+        if self.previous is None and not self.resumed:
+            # None of them has had an activity: one at the top is enough to know.
+            self.nulls_last = True
+        self.limit = self.signpost if self.limit is None else self.pass_started
+        self.limit_reached = False
+        self.previous = None
+        self.pages = 0
+        self.rounds += 1
+        return True
+
+    # Between runs.
+
+    def checkpoint(self, next_cursor: str) -> dict[str, t.Any]:
+        """Give what a later run needs to go on after the page that was read last.
+
+        Args:
+            next_cursor: The cursor of the page after it.
+        """
+        return {
+            "cursor": next_cursor,
+            "edge": list(self.edge) if self.edge else None,
+            "started": self.started,
+            "newest": self.newest,
+            "bookmark": self.bookmark,
+            "asked": self.asked,
+        }
+
+    def resume(self, checkpoint: t.Any) -> None:
+        """Go on where an earlier run was interrupted.
+
+        The start of the scan and the newest update carry over: what changed between
+        the two runs on pages read by the first must be later than the bookmark.
+
+        Args:
+            checkpoint: What ``checkpoint`` gave, from the state, which can have been
+                edited, or merged with another.
+
+        Raises:
+            ValueError: If the list is better read from the top, with the reason.
+        """
+        try:
+            cursor = checkpoint["cursor"]
+            started = utc(checkpoint["started"])
+            newest = checkpoint["newest"] and utc(checkpoint["newest"])
+            edge = checkpoint["edge"] and (
+                str(checkpoint["edge"][0]),
+                int(checkpoint["edge"][1]),
+            )
+            same_list = checkpoint["asked"] == self.asked
+            same_bookmark = checkpoint["bookmark"] == self.bookmark
+        except (TypeError, KeyError, IndexError, ValueError):
+            raise ValueError("its checkpoint is unreadable") from None
+        if not isinstance(cursor, str) or not cursor or not started:
+            raise ValueError("its checkpoint is unreadable")
+        if not same_list:
+            raise ValueError("it read with other filters, or from another address")
+        if not same_bookmark:
+            raise ValueError("it began at another bookmark")
+        if local_time() - datetime.fromisoformat(started) > RESUMABLE:
+            raise ValueError(f"it began more than {RESUMABLE.days} days ago")
+        self.cursor, self.started = cursor, started
+        self.newest, self.edge = newest, edge
+
+    def follows(self, record: Record) -> bool:
+        """Tell whether a page goes on where an earlier run was interrupted.
+
+        A server that cannot read a cursor gives the first page, without an error
+        (Laravel). The first customer of that page comes before.
+
+        Args:
+            record: The first customer of the page.
+        """
+        if not self.resumed or self.pages or self.limit or self.edge is None:
+            return True
+        return (record.get("last_activity_at") or "", record["id"]) < self.edge
+
+    def restart(self) -> None:
+        """Read from the top after all."""
+        self.cursor = self.started = self.newest = self.edge = None
