@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     Serve: TypeAlias = Callable[..., Sandbox]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--histories",
+        type=int,
+        default=200,
+        help="how many histories the simulation goes through",
+    )
+
+
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Make sandboxes that serve until the test ends."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
+import math
 import os
 import subprocess
 import sys
@@ -67,14 +70,21 @@ class Output:
             validator.validate(record)
 
 
-class _Collector(MsgSpecWriter):
-    """Keeps what a target would read."""
+class KilledError(BaseException):
+    """The end of a run that nothing in it can catch, as ``kill -9``."""
 
-    def __init__(self) -> None:
+
+class _Collector(MsgSpecWriter):
+    """Keeps what a target would read, and can kill the tap between two messages."""
+
+    def __init__(self, messages: list[Message], kill_after: float) -> None:
         super().__init__()
-        self.messages: list[Message] = []
+        self.messages = messages
+        self.kill_after = kill_after
 
     def write_message(self, message: Any) -> None:
+        if len(self.messages) >= self.kill_after:
+            raise KilledError
         self.messages.append(json.loads(self.format_message(message)))
 
 
@@ -96,20 +106,23 @@ def sync(
     state: dict[str, Any] | None = None,
     catalog: Catalog | None = None,
     output: Output | None = None,
+    kill_after: float = math.inf,
     **settings: Any,
 ) -> Output:
-    """Run the tap in this process; what it wrote before an error is in ``output``."""
-    collector = _Collector()
-    if output:
-        collector.messages = output.messages
+    """Run the tap in this process, and kill it after so many messages.
+
+    What it wrote before an error is in ``output``.
+    """
+    output = Output([]) if output is None else output
     tap = TapHomele(
         config=config_for(sandbox, **settings),
-        state=state,
-        catalog=catalog,
-        message_writer=collector,
+        state=copy.deepcopy(state),
+        catalog=copy.deepcopy(catalog),
+        message_writer=_Collector(output.messages, kill_after),
     )
-    tap.sync_all()
-    return Output(collector.messages)
+    with contextlib.suppress(KilledError):
+        tap.sync_all()
+    return output
 
 
 def run(

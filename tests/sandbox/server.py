@@ -77,6 +77,10 @@ class Sandbox:
     rate_limit: int | None = None
     window: float = 60
     clock: Callable[[], float] = time.time
+    # Called before each list request is answered: what happens meanwhile.
+    meanwhile: Callable[[], object] | None = None
+    # How a customer is written: the API has more than one spelling of a time.
+    render: Callable[[Customer], Customer] | None = None
     requests: list[LoggedRequest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -192,6 +196,8 @@ class Sandbox:
     # The routes.
 
     def _list(self) -> Response:
+        if self.meanwhile:
+            self.meanwhile()
         with self._lock:
             self._list_requests += 1
             fault = self._fault()
@@ -280,7 +286,7 @@ class Sandbox:
         page = rows[start:end][::-1]
         return {
             "success": True,
-            "data": page,
+            "data": [self.render(row) for row in page] if self.render else page,
             "meta": {
                 "per_page": per_page,
                 "next_cursor": _cursor(page[-1]) if start > 0 else None,

@@ -1,0 +1,353 @@
+"""A company at work, and a tap, a target and clocks that are not kind to it.
+
+A history is a few runs of the real tap against the sandbox. Between the runs and
+between the requests of a run, customers are added, edited, active, moved and deleted;
+the tap is killed between two messages; the target confirms some of the states. A
+replica takes the messages as a target would. Time is simulated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from tests.singer import Output, catalog_of, sync
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from tests.sandbox import Sandbox
+    from tests.sandbox.customers import Customer
+    from tests.singer import Message
+
+BEGINNING = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+ERBIL = timezone(timedelta(hours=3))
+TIMES = ("created_at", "updated_at", "last_activity_at")
+
+# The longest that a transaction takes, in seconds: less than the tap's overlap.
+LONGEST_COMMIT = 240
+
+
+class LossError(AssertionError):
+    """The replica is not what it should be."""
+
+
+def spellings(moment: datetime) -> list[str]:
+    """Give the ways in which the API may write a time."""
+    return [
+        moment.isoformat(),
+        moment.astimezone(ERBIL).isoformat(),
+        moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        moment.strftime("%Y-%m-%d %H:%M:%S"),
+    ]
+
+
+@dataclass
+class Replica:
+    """What a target has: rows by id, each with the version that it came with."""
+
+    rows: dict[int, tuple[Customer, int | None]] = field(default_factory=dict)
+
+    def take(self, messages: list[Message]) -> None:
+        for message in messages:
+            if message["type"] == "RECORD":
+                record = message["record"]
+                self.rows[record["id"]] = (_stored(record), message.get("version"))
+            elif message["type"] == "ACTIVATE_VERSION":
+                # A target deletes on arrival what has another version.
+                version = message["version"]
+                self.rows = {
+                    k: row for k, row in self.rows.items() if row[1] == version
+                }
+
+    def copy(self) -> Replica:
+        return Replica(dict(self.rows))
+
+
+def _stored(record: Customer) -> Customer:
+    """Store a record as PostgreSQL does: an offset other than UTC is lost."""
+    stored = dict(record)
+    for name in TIMES:
+        if stored[name]:
+            stored[name] = datetime.fromisoformat(stored[name]).replace(tzinfo=None)
+    return stored
+
+
+def _expected(row: Customer) -> Customer:
+    expected = dict(row)
+    for name in TIMES:
+        if expected[name]:
+            moment = datetime.fromisoformat(expected[name])
+            expected[name] = moment.astimezone(timezone.utc).replace(tzinfo=None)
+    return expected
+
+
+@dataclass
+class Simulation:
+    """One history. ``play`` raises ``LossError`` if it ends in a loss."""
+
+    sandbox: Sandbox
+    dice: random.Random
+    now: datetime = BEGINNING
+    log: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        dice = self.dice
+        self.full_table = dice.random() < 0.3
+        self.page_size = dice.randint(1, 4)
+        self.skew = timedelta(seconds=dice.choice((0, 0, 3600, -3600, 90)))
+        self.mixed = dice.random() < 0.5
+        self.state: dict[str, Any] | None = None
+        self.replica = Replica()
+        # Transactions that are not committed yet: when they will be, and what they do.
+        self.open: list[tuple[datetime, Callable[[], None]]] = []
+        # Customers whose last activity was moved to the past without an update: nobody
+        # can see that. Until their next update they may be anything.
+        self.unseen: set[int] = set()
+        # Customers that moved to the past since the scan began.
+        self.moved: set[int] = set()
+        # Customers that were there when the scan began.
+        self.there: set[int] = set()
+        self.next_id = 1
+        self.sandbox.customers.clear()
+        self.sandbox.clock = self._clock
+        self.sandbox.meanwhile = self._meanwhile
+        self.sandbox.render = self._render
+        self.busy = 0.0
+
+    @property
+    def local_time(self) -> datetime:
+        """The clock of the machine that the tap runs on."""
+        return self.now + self.skew
+
+    def _clock(self) -> float:
+        """The clock of the server."""
+        return self.now.timestamp()
+
+    # What happens.
+
+    def _meanwhile(self) -> None:
+        """Let time pass, and let people work, before a request is answered."""
+        self._pass(self.dice.choice((0, 1, 2, 30)))
+        while self.dice.random() < self.busy:
+            self._event()
+
+    def _pass(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        due = [entry for entry in self.open if entry[0] <= self.now]
+        self.open = [entry for entry in self.open if entry[0] > self.now]
+        for _, commit in sorted(due, key=lambda entry: entry[0]):
+            commit()
+
+    def _say(self, what: str) -> None:
+        self.log.append(f"{self.now:%d %H:%M:%S} {what}")
+
+    def _event(self) -> None:
+        customers = list(self.sandbox.customers)
+        if not customers or self.dice.random() < 0.1:
+            self._add()
+            return
+        customer_id = self.dice.choice(customers)
+        event = self.dice.choice(
+            (
+                *(self._edit, self._edit, self._slow_edit, self._edit_and_active),
+                *(self._active, self._active, self._slow_active),
+                *(self._move, self._move_unseen, self._delete),
+            )
+        )
+        event(customer_id)
+
+    def _add(self) -> None:
+        customer_id, self.next_id = self.next_id, self.next_id + 1
+        now = self.now.isoformat()
+        active = self.dice.random() < 0.7
+        self.sandbox.add(
+            {
+                "id": customer_id,
+                "name": f"Customer {customer_id}",
+                "owner": {"id": self.dice.randint(1, 2), "name": "Owner"},
+                "created_at": now,
+                "updated_at": now,
+                "last_activity_at": now if active else None,
+            }
+        )
+        self._say(f"{customer_id} added, {'active' if active else 'no activity'}")
+
+    def _set(self, customer_id: int, **values: Any) -> None:
+        if customer_id not in self.sandbox.customers:
+            return
+        self.sandbox.change(customer_id, **values)
+        self._say(f"{customer_id} set {values}")
+        if "updated_at" in values:
+            self.unseen.discard(customer_id)
+
+    def _later(self, customer_id: int, **values: Any) -> None:
+        """Commit a change some time after the time that it carries."""
+        when = self.now + timedelta(seconds=self.dice.randint(1, LONGEST_COMMIT))
+        self.open.append((when, lambda: self._set(customer_id, **values)))
+
+    def _edit(self, customer_id: int) -> None:
+        name = f"Customer {customer_id} at {self.now:%d %H:%M:%S}"
+        owner = {"id": self.dice.randint(1, 2), "name": "Owner"}
+        now = self.now.isoformat()
+        self._set(customer_id, name=name, owner=owner, updated_at=now)
+
+    def _slow_edit(self, customer_id: int) -> None:
+        name = f"Customer {customer_id} since {self.now:%d %H:%M:%S}"
+        self._later(customer_id, name=name, updated_at=self.now.isoformat())
+
+    def _active(self, customer_id: int) -> None:
+        self._set(customer_id, last_activity_at=self.now.isoformat())
+
+    def _slow_active(self, customer_id: int) -> None:
+        self._later(customer_id, last_activity_at=self.now.isoformat())
+
+    def _edit_and_active(self, customer_id: int) -> None:
+        self._edit(customer_id)
+        self._active(customer_id)
+
+    def _past(self) -> str | None:
+        """Give a time in the past, or none: an activity that is moved or removed."""
+        if self.dice.random() < 0.3:
+            return None
+        seconds = self.dice.choice((60, 600, 6000, 60000))
+        return (self.now - timedelta(seconds=seconds)).isoformat()
+
+    def _move(self, customer_id: int) -> None:
+        self.moved.add(customer_id)
+        past, now = self._past(), self.now.isoformat()
+        self._set(customer_id, last_activity_at=past, updated_at=now)
+
+    def _move_unseen(self, customer_id: int) -> None:
+        self.moved.add(customer_id)
+        self.unseen.add(customer_id)
+        self._set(customer_id, last_activity_at=self._past())
+
+    def _delete(self, customer_id: int) -> None:
+        self.sandbox.delete(customer_id)
+        self._say(f"{customer_id} deleted")
+
+    def _render(self, row: Customer) -> Customer:
+        """Write the times of a row in any of the API's spellings."""
+        if not self.mixed:
+            return row
+        written = dict(row)
+        for name in TIMES:
+            if row[name]:
+                ways = spellings(datetime.fromisoformat(row[name]))
+                written[name] = ways[(row["id"] + len(name)) % len(ways)]
+        return written
+
+    # Runs.
+
+    def play(self) -> None:
+        """Go through the history, and then through quiet days."""
+        for _ in range(self.dice.randint(0, 10)):
+            self._add()
+            self._pass(self.dice.choice((0, 60, 4000)))
+        for _ in range(self.dice.randint(1, 4)):
+            self._pass(self.dice.choice((1, 60, 400, 5000)))
+            self.busy = self.dice.choice((0.0, 0.3, 0.6))
+            for _ in range(self.dice.randint(0, 4)):
+                self._event()
+            self.run(
+                kill_after=self.dice.choice((10**9, self.dice.randint(0, 40))),
+                confirms_all=self.dice.random() < 0.6,
+                filtered=not self.full_table and self.dice.random() < 0.15,
+            )
+        self.busy = 0.0
+        self._pass(LONGEST_COMMIT)
+        self._pass(1000)
+        if self._interrupted():
+            self.run()
+            self._pass(1000)
+        self.run()
+        self._compare()
+
+    def _interrupted(self) -> bool:
+        return "scan" in self._stream_state()
+
+    def _stream_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = (self.state or {}).get("bookmarks", {})
+        found: dict[str, Any] = state.get("customers", {})
+        return found
+
+    def run(
+        self,
+        *,
+        kill_after: int = 10**9,
+        confirms_all: bool = True,
+        filtered: bool = False,
+    ) -> None:
+        """Run the tap once, and let the target take what it gives."""
+        if not self._interrupted():
+            self.there = set(self.sandbox.customers)
+            self.moved.clear()
+        before = self.replica.copy()
+        self._say(f"run, kill after {kill_after}, filtered {filtered}")
+        output = sync(
+            self.sandbox,
+            state=self.state,
+            catalog=catalog_of("FULL_TABLE" if self.full_table else "INCREMENTAL"),
+            kill_after=kill_after,
+            page_size=self.page_size,
+            emit_activate_version_messages=self.full_table,
+            filter_owner_ids=[1] if filtered else [],
+        )
+        killed = len(output.messages) == kill_after
+        confirmed = self._confirmed(output, everything=confirms_all or not killed)
+        self._say(f"ended, killed {killed}, {confirmed} messages stored")
+        self.replica.take(output.messages[:confirmed])
+        self._check_rows_in_place(before, output.messages[:confirmed])
+        if not killed and not filtered:
+            self._check_presence()
+
+    def _confirmed(self, output: Output, *, everything: bool) -> int:
+        """Take the last state that the target confirms; give what it has stored."""
+        at = [i for i, m in enumerate(output.messages) if m["type"] == "STATE"]
+        if not everything:
+            at = at[: self.dice.randint(0, len(at))]
+        if at:
+            self.state = output.messages[at[-1]]["value"]
+        if everything:
+            return len(output.messages)
+        return at[-1] + 1 if at else 0
+
+    # What must hold.
+
+    def _check_rows_in_place(
+        self, before: Replica, stored: list[dict[str, Any]]
+    ) -> None:
+        """No row goes that Homele still has; none at all before a scan is closed."""
+        gone = set(before.rows) - set(self.replica.rows)
+        if any(message["type"] == "ACTIVATE_VERSION" for message in stored):
+            gone &= self.there & set(self.sandbox.customers)
+            gone -= self.moved | self.unseen
+        if gone:
+            self._fail(f"rows {gone} are gone from the replica")
+
+    def _check_presence(self) -> None:
+        """After a run that ended well, whoever was there when it began has come."""
+        there = self.there & set(self.sandbox.customers)
+        missing = there - set(self.replica.rows) - self.moved - self.unseen
+        if missing:
+            self._fail(f"customers {missing} are not in the replica after a good run")
+
+    def _compare(self) -> None:
+        """In the end the replica equals the source."""
+        source = self.sandbox.customers
+        for customer_id, row in source.items():
+            if customer_id in self.unseen:
+                continue
+            stored = self.replica.rows.get(customer_id)
+            if stored is None:
+                self._fail(f"customer {customer_id} never arrived")
+            elif stored[0] != _expected(row):
+                self._fail(f"customer {customer_id} is {stored[0]}, not {row}")
+        if self.full_table and set(self.replica.rows) != set(source):
+            self._fail(f"deleted: {set(self.replica.rows) - set(source)} stay")
+
+    def _fail(self, what: str) -> None:
+        raise LossError("\n".join([what, *self.log]))

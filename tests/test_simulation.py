@@ -1,0 +1,200 @@
+"""Nothing is lost: random histories, and what each rule is there for."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tap_homele import records, scan, streams
+from tap_homele.scan import Scan
+from tap_homele.streams import CustomersStream
+from tap_homele.tap import TapHomele
+from tests.sandbox import Sandbox
+from tests.simulation import LossError, Simulation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.simulation
+
+# A rule that is switched off must cause a loss in one of so many histories.
+SEARCHED = 3000
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def play(
+    world: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], str | None]:
+    """Play a history; give the log of one that ends in a loss."""
+    playing: list[Simulation] = []
+    monkeypatch.setattr(scan, "local_time", lambda: playing[-1].local_time)
+    # The version of a full table is the second in which the tap began.
+    initialized_at = property(lambda _: int(playing[-1].local_time.timestamp() * 1000))
+    monkeypatch.setattr(TapHomele, "initialized_at", initialized_at)
+
+    def one(seed: int) -> str | None:
+        playing[:] = [Simulation(world, random.Random(seed))]
+        world.requests.clear()
+        try:
+            playing[-1].play()
+        except LossError as loss:
+            return str(loss)
+        return None
+
+    return one
+
+
+def test_nothing_is_lost(
+    play: Callable[[int], str | None], request: pytest.FixtureRequest
+) -> None:
+    @settings(
+        max_examples=request.config.getoption("histories"),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[*HealthCheck],
+    )
+    @given(st.integers(min_value=0, max_value=2**64))
+    def histories(seed: int) -> None:
+        assert play(seed) is None
+
+    histories()
+
+
+def lose(play: Callable[[int], str | None], start: int = 0) -> str:
+    """Search for a history that ends in a loss, and give its log.
+
+    ``start`` is where it was found last, to save time.
+    """
+    seeds = range(start, start + SEARCHED)
+    found = next(((s, loss) for s in seeds if (loss := play(s))), None)
+    assert found, f"no loss in {SEARCHED} histories"
+    print(f"lost in history {found[0]}")
+    return found[1]
+
+
+def test_the_overlap_is_needed(
+    play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "OVERLAP", timedelta(0))
+
+    assert lose(play)
+
+
+def test_the_clock_of_the_server_is_needed(
+    play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_page = Scan.begin_page
+    monkeypatch.setattr(Scan, "begin_page", lambda self, _: begin_page(self, None))
+
+    assert lose(play)
+
+
+def test_the_last_activity_in_the_filter_is_needed(
+    play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sees = Scan.sees
+
+    def without(self: Scan, record: dict[str, Any]) -> bool:
+        return sees(self, record) and (
+            self.bookmark is None or record["updated_at"] >= self.bookmark
+        )
+
+    monkeypatch.setattr(Scan, "sees", without)
+
+    assert "last_activity_at" in lose(play)
+
+
+def test_closing_the_scan_is_needed(
+    play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(self: Scan) -> bool:
+        self.closed = True
+        return False
+
+    monkeypatch.setattr(Scan, "reopen", never)
+
+    assert lose(play)
+
+
+def test_closing_the_scan_until_it_holds_still_is_needed(
+    play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reopen = Scan.reopen
+
+    def once(self: Scan) -> bool:
+        again = self.limit is None and reopen(self)
+        self.closed = not again
+        return again
+
+    monkeypatch.setattr(Scan, "reopen", once)
+
+    assert lose(play)
+
+
+def test_the_start_that_is_carried_over_is_needed(
+    play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resume = Scan.resume
+
+    def anew(self: Scan, checkpoint: object) -> None:
+        resume(self, checkpoint)
+        self.started = None
+
+    monkeypatch.setattr(Scan, "resume", anew)
+
+    assert lose(play)
+
+
+def test_the_newest_update_that_is_carried_over_changes_nothing_for_the_worse(
+    play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it the bookmark is older, so more comes again, and nothing is lost."""
+    resume = Scan.resume
+
+    def forgetful(self: Scan, checkpoint: object) -> None:
+        resume(self, checkpoint)
+        self.newest = None
+
+    monkeypatch.setattr(Scan, "resume", forgetful)
+
+    for seed in range(100):
+        assert play(seed) is None
+
+
+def test_the_fingerprint_is_needed(
+    play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "fingerprint", lambda *_: "always the same")
+
+    assert lose(play)
+
+
+def test_one_spelling_of_times_is_needed(
+    play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_it_came(value: str | None) -> str | None:
+        return value and datetime.fromisoformat(value).isoformat()
+
+    monkeypatch.setattr(records, "utc", as_it_came)
+
+    assert lose(play)
+
+
+def test_the_version_at_the_end_is_needed(
+    play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(CustomersStream, "_write_activate_version_message")
+
+    assert "are gone from the replica" in lose(play)
