@@ -286,10 +286,10 @@ class CustomersStream(HomeleStream):
             markers["replication_key_value"] = newest
         if scan.limit is None and next_cursor is not None:
             state["scan"] = scan.checkpoint(next_cursor)
-            # A batch that is not full yet is not written yet: there the SDK writes the
-            # state, after each batch.
-            if not self.get_batch_config(self.config):
-                self._tap.state_writer.write_state(self.tap_state)
+        # A batch that is not full yet is not written yet: there the SDK writes the
+        # state, after each batch.
+        if not self.get_batch_config(self.config):
+            self._tap.state_writer.write_state(self.tap_state)
 
     def _close(self) -> None:
         """Finish: nothing of the scan stays in the state but the bookmark."""

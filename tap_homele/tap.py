@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import signal
 import sys
@@ -15,12 +17,14 @@ from singer_sdk.exceptions import ConfigValidationError, FatalAPIError
 from singer_sdk.metrics import Metric, MetricExclusionFilter
 
 from tap_homele import records
-from tap_homele.client import base_url
+from tap_homele.client import API_PATH, base_url
 from tap_homele.streams import CustomersStream
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
+
+_DEFAULT_API_URL = f"https://crm.homele.com{API_PATH}"
 
 # The SDK logs how long each request took, one line each.
 _NOT_EACH_REQUEST = MetricExclusionFilter(metrics=[Metric.HTTP_REQUEST_DURATION.value])
@@ -49,7 +53,7 @@ class TapHomele(Tap):
         th.Property(
             "api_url",
             th.StringType,
-            default="https://crm.homele.com/api/v2/crm",
+            default=_DEFAULT_API_URL,
             title="API URL",
             description=(
                 "Address of the API. For a company with a domain of its own the domain "
@@ -156,30 +160,24 @@ class TapHomele(Tap):
         Yields:
             A sentence for each setting that is wrong. It never holds the token.
         """
-        token = self.config["auth_token"]
-        if not token or token.split() != [token]:
-            yield (
-                "auth_token: it must be the token alone, such as 1|abc123, without "
-                "'Bearer' and without spaces."
-            )
+        config = self.config
+        yield from _token_errors(config["auth_token"])
         for name in ("api_url", "page_size"):
-            if self.config[name] is None:
+            if config[name] is None:
                 yield f"{name}: it must not be null; leave it out for the default."
-        if (api_url := self.config["api_url"]) is not None:
-            try:
-                base_url(api_url)
-            except ValueError as error:
-                yield f"api_url: {error}."
-        start_date = self.config.get("start_date")
+        try:
+            base_url(config["api_url"] or _DEFAULT_API_URL)
+        except ValueError as error:
+            yield f"api_url: {error}."
+        start_date = config.get("start_date")
         if start_date and records.utc(start_date) is None:
             yield (
                 f"start_date: '{start_date}' is not a date or time in ISO 8601, such "
                 "as 2026-01-31 or 2026-01-31T08:00:00Z."
             )
-        for name in ("filter_created_from", "filter_created_to"):
-            day = self.config.get(name)
-            if day and not _is_date(day):
-                yield f"{name}: '{day}' is not a date such as 2026-01-31."
+        yield from _created_errors(
+            config.get("filter_created_from"), config.get("filter_created_to")
+        )
 
     def load_state(self, state: dict[str, t.Any]) -> None:
         """Take the state that a run starts from.
@@ -212,18 +210,38 @@ class TapHomele(Tap):
     def invoke(cls, **kwargs: t.Any) -> None:
         """Run the tap from the command line.
 
-        What went wrong with the API is said in one sentence; the traceback is for
-        LOGLEVEL=DEBUG.
+        What went wrong is said in one sentence; the traceback is for LOGLEVEL=DEBUG.
 
         Args:
             **kwargs: The SDK's command line.
         """
         try:
-            super().invoke(**kwargs)
+            super().invoke(**kwargs | _checked(kwargs))
         except FatalAPIError as error:
             debug = cls.logger.isEnabledFor(logging.DEBUG)
             cls.logger.error("%s", error, exc_info=debug)
             sys.exit(1)
+
+
+def _token_errors(token: str) -> Iterator[str]:
+    if not token:
+        yield (
+            "auth_token: it is empty. Make a token in Homele under Settings > API "
+            "Integration."
+        )
+    elif token.split() != [token]:
+        yield (
+            "auth_token: it must be the token alone, such as 1|abc123, without "
+            "'Bearer' and without spaces."
+        )
+
+
+def _created_errors(first: str | None, last: str | None) -> Iterator[str]:
+    for name, day in (("filter_created_from", first), ("filter_created_to", last)):
+        if day and not _is_date(day):
+            yield f"{name}: '{day}' is not a date such as 2026-01-31."
+    if first and last and first > last:
+        yield "filter_created_from: it is later than filter_created_to."
 
 
 def _is_date(value: str) -> bool:
@@ -231,3 +249,27 @@ def _is_date(value: str) -> bool:
         return date.fromisoformat(value).isoformat() == value
     except ValueError:
         return False
+
+
+def _checked(options: dict[str, t.Any]) -> dict[str, t.Any]:
+    """See that the files of the command line hold JSON: the SDK takes it for granted.
+
+    Args:
+        options: The SDK's command line.
+
+    Returns:
+        The files that were read to check them, to be read again.
+    """
+    files = {}
+    for name in ("state", "catalog"):
+        if file := options.get(name):
+            text = file.read()
+            try:
+                json.loads(text)
+            except ValueError:
+                raise FatalAPIError(
+                    f"The file of --{name}, {file.name}, is not JSON. It should hold "
+                    "one JSON object."
+                ) from None
+            files[name] = io.StringIO(text)
+    return files

@@ -146,7 +146,7 @@ def run(
 
 def clean_environment() -> dict[str, str]:
     """Give the environment without what could configure the tap or the target."""
-    prefixes = ("TAP_HOMELE", "TARGET_POSTGRES", "LOGLEVEL", "MELTANO")
+    prefixes = ("TAP_HOMELE", "TARGET_POSTGRES", "LOGLEVEL", "MELTANO", "PYTHONUNBUF")
     return {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
 
 

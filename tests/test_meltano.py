@@ -163,10 +163,12 @@ def test_the_sandbox_by_hand(project: Path, port: int) -> None:
         stdout=subprocess.PIPE,
         text=True,
     )
-    first = served.stdout.readline()
+    first, second = served.stdout.readline(), served.stdout.readline()
     served.send_signal(signal.SIGINT)
     served.communicate()
 
-    assert first.startswith("A Homele API with 2345 customers: http://127.0.0.1:")
-    assert served.returncode == 0
+    address = f"http://127.0.0.1:{port}/api/v2/crm"
+    assert first == f"A Homele API with 2345 customers: {address}\n"
+    assert second.startswith("Its token: 1|sandbox ")
+    assert served.returncode == 128 + signal.SIGINT
     assert alive(project) == []

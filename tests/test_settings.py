@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +14,7 @@ from singer_sdk.exceptions import ConfigValidationError
 
 from tap_homele.client import base_url
 from tap_homele.tap import TapHomele
-from tests.singer import run
+from tests.singer import clean_environment, config_for, run
 
 if TYPE_CHECKING:
     from tests.conftest import Serve
@@ -73,6 +76,11 @@ def errors(config: dict[str, Any]) -> list[str]:
             "filter_created_to: '20260131' is not a date such as 2026-01-31.",
         ),
         (
+            TOKEN
+            | {"filter_created_from": "2026-02-01", "filter_created_to": "2026-01-31"},
+            "filter_created_from: it is later than filter_created_to.",
+        ),
+        (
             TOKEN | {"api_url": "crm.acme.example"},
             (
                 "api_url: it must begin with https://, as in "
@@ -94,9 +102,16 @@ def test_null_is_not_the_default(name: str) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "token", ["", " ", "Bearer 1|abc", "1|abc ", "1|abc\n", "1|a bc"]
-)
+def test_an_empty_token_is_refused() -> None:
+    assert errors({"auth_token": ""}) == [
+        (
+            "auth_token: it is empty. Make a token in Homele under Settings > API "
+            "Integration."
+        )
+    ]
+
+
+@pytest.mark.parametrize("token", [" ", "Bearer 1|abc", "1|abc ", "1|abc\n", "1|a bc"])
 def test_a_token_that_cannot_be_one_is_refused_and_not_shown(token: str) -> None:
     sentence = (
         "auth_token: it must be the token alone, such as 1|abc123, without 'Bearer' "
@@ -115,6 +130,31 @@ def test_as_a_command_a_wrong_setting_ends_with_1(serve: Serve, tmp_path: Path) 
     assert "config['page_size']" in result.stderr
     assert result.stdout == ""
     assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("option", ["state", "catalog"])
+def test_a_file_that_is_not_json_is_named(
+    serve: Serve, tmp_path: Path, option: str
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(config_for(serve(1))))
+    empty = tmp_path / "empty.json"
+    empty.touch()
+
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "tap_homele"),
+            *("--config", config, f"--{option}", empty),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=clean_environment(),
+    )
+
+    assert result.returncode == 1
+    assert f"The file of --{option}, {empty}, is not JSON." in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(

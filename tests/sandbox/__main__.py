@@ -50,10 +50,9 @@ def serve(port: int) -> None:
     with Sandbox.with_customers(CUSTOMERS, rate_limit=RATE_LIMIT).serve(
         port
     ) as sandbox:
-        print(f"A Homele API with {CUSTOMERS} customers: {sandbox.api_url}")
-        print(f"Its token: {TOKEN}   (Ctrl-C ends it)")
-        with suppress(KeyboardInterrupt):
-            signal.pause()
+        print(f"A Homele API with {CUSTOMERS} customers: {sandbox.api_url}", flush=True)
+        print(f"Its token: {TOKEN}   (Ctrl-C ends it)", flush=True)
+        signal.pause()
 
 
 def start(port: int) -> None:
@@ -140,7 +139,7 @@ def report() -> None:
     print(f"Customers in PostgreSQL: {total}")
     for status, count in statuses:
         print(f"  {status:<12} {count:>5}")
-    print(f"Rows that the second run touched: {second}")
+    print(f"Rows that the second run touched: {second}, of {total} that it read")
     if (total, second) != (CUSTOMERS, EDITS):
         _fail(f"There should be {CUSTOMERS} customers, and {EDITS} touched.")
 
@@ -225,4 +224,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None

@@ -146,7 +146,7 @@ class Sandbox:
     # Serving.
 
     def __enter__(self) -> Self:
-        return self.serve()
+        return self if self.port else self.serve()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
