@@ -33,6 +33,9 @@ MAX_TOLD_WAIT = 15 * 60
 # The pauses after an answer that should not be: about two minutes in all.
 FAILURE_WAITS = (1, 2, 4, 8, 16, 32, 60)
 
+# The answers below 500 after which the same request may succeed.
+PASSING = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT}
+
 # What a body is when it was read: one JSON object.
 Answer = dict[str, t.Any]
 
@@ -55,8 +58,10 @@ def base_url(api_url: str) -> str:
     parts = urlsplit(api_url.strip())
     if parts.username or parts.password:
         raise ValueError("it must not hold a user name or a password")
-    if parts.query or parts.fragment:
-        raise ValueError("it must end with its path, without '?' or '#'")
+    if parts.query or parts.fragment or len(api_url.split()) != 1:
+        raise ValueError("it must end with its path, without '?', '#' or spaces")
+    # Both raise a ValueError that says what is wrong.
+    _ = parts.port, (parts.hostname or "").encode("idna")
     loopback = parts.hostname in {"localhost", "127.0.0.1", "::1"}
     if not parts.hostname or not (
         parts.scheme == "https" or (parts.scheme == "http" and loopback)
@@ -110,12 +115,14 @@ def waits() -> Generator[float, RetriableAPIError, None]:
     not be tried any more.
 
     - 429: one second more than the API says, because Laravel with Redis says 0 for
-      most of the last second of a window that it still blocks.
-    - 503 with Retry-After (Laravel's maintenance mode): what it says.
-    - Anything else, a 429 that says nothing included: exponential.
+      most of the last second of a window that it still blocks. If it says nothing,
+      exponential. Up to ten times in a row, and no longer than a quarter of an hour.
+    - 503 with Retry-After (Laravel's maintenance mode): what it says, up to a quarter
+      of an hour in all.
+    - Anything else: exponential, for about two minutes in all.
     """
     rate_limit_waits = 0
-    maintenance = 0.0
+    maintenance = float(MAX_TOLD_WAIT)
     pauses = iter(FAILURE_WAITS)
     # python-backoff starts the generator with None, and then sends the failures.
     failure: RetriableAPIError = yield 0
@@ -125,18 +132,20 @@ def waits() -> Generator[float, RetriableAPIError, None]:
         told = retry_after(response) if response is not None else None
         wait: float | None
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            wait = _told_wait(told)
-            if wait is None:
-                wait = min(2**rate_limit_waits, FAILURE_WAITS[-1])
+            wait = min(2**rate_limit_waits, FAILURE_WAITS[-1])
+            if told is not None:
+                wait = max(1.0, told + 1)
             rate_limit_waits += 1
             if rate_limit_waits > MAX_RATE_LIMIT_WAITS or wait > MAX_TOLD_WAIT:
                 return
-        elif status == HTTPStatus.SERVICE_UNAVAILABLE and told is not None:
-            wait = max(1.0, told)
-            maintenance += wait
-            if maintenance > MAX_TOLD_WAIT:
+        elif status == HTTPStatus.SERVICE_UNAVAILABLE and told and told > 0:
+            rate_limit_waits = 0
+            wait = min(max(1.0, told), maintenance)
+            maintenance -= wait
+            if not wait:
                 return
         else:
+            rate_limit_waits = 0
             wait = next(pauses, None)
             if wait is None:
                 return
@@ -238,10 +247,7 @@ class HomeleStream(RESTStream[str | None]):
             self.read_answer(response)
             return
         said = f"{status}{_message(response)}"
-        if (
-            status == HTTPStatus.TOO_MANY_REQUESTS
-            or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        ):
+        if status in PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise RetriableAPIError(
                 f"{_endpoint(response)} was answered with {said}.", response
             )
@@ -361,10 +367,6 @@ class HomeleStream(RESTStream[str | None]):
                 f"{_endpoint(response)} was answered with 'data' that is not a list."
             )
         yield from rows
-
-
-def _told_wait(told: float | None) -> float | None:
-    return None if told is None else max(1.0, told + 1)
 
 
 def _http_date(header: str | None) -> datetime | None:

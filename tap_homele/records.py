@@ -42,9 +42,8 @@ def fit(row: Record) -> Record:
         row: A customer as the API sent it. It is changed.
 
     Returns:
-        The same, its times in UTC.
+        The same, its times in UTC, null where they are missing or unreadable.
     """
     for name in TIMES:
-        if name in row:
-            row[name] = utc(row[name])
+        row[name] = utc(row.get(name))
     return row

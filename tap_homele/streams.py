@@ -181,6 +181,19 @@ class CustomersStream(HomeleStream):
         else:
             state["replication_key_value"] = bookmark
 
+    def compare_start_date(self, value: str, start_date_value: str) -> str:
+        """Let the bookmark stand: ``start_date`` is that of the first run only.
+
+        The SDK would take the later of the two, and customers between them would
+        never arrive.
+
+        Args:
+            value: The bookmark.
+            start_date_value: The setting.
+        """
+        del start_date_value
+        return value
+
     def get_replication_key_signpost(
         self,
         context: Context | None = None,  # noqa: ARG002

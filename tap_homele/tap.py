@@ -24,6 +24,8 @@ if t.TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+_MAKE_ONE = "Make one in Homele under Settings > API Integration."
+
 _DEFAULT_API_URL = f"https://crm.homele.com{API_PATH}"
 
 # The SDK logs how long each request took, one line each.
@@ -148,7 +150,11 @@ class TapHomele(Tap):
         Raises:
             ConfigValidationError: If a setting is missing, unknown or unreadable.
         """
-        super().__init__(validate_config=validate_config, **kwargs)
+        try:
+            super().__init__(validate_config=validate_config, **kwargs)
+        except ConfigValidationError as error:
+            error.errors = [_without_token(sentence) for sentence in error.errors]
+            raise
         if not self.metrics_logger.isEnabledFor(logging.DEBUG):
             self.metrics_logger.addFilter(_NOT_EACH_REQUEST)
         if validate_config and (errors := list(self._setting_errors())):
@@ -169,6 +175,8 @@ class TapHomele(Tap):
             base_url(config["api_url"] or _DEFAULT_API_URL)
         except ValueError as error:
             yield f"api_url: {error}."
+        if not _fits_a_header(config.get("user_agent") or ""):
+            yield "user_agent: it must be plain ASCII on one line."
         start_date = config.get("start_date")
         if start_date and records.utc(start_date) is None:
             yield (
@@ -223,17 +231,27 @@ class TapHomele(Tap):
             sys.exit(1)
 
 
+def _without_token(sentence: str) -> str:
+    """Say what is wrong with the token without the token, which the SDK would show."""
+    if "config['auth_token']" in sentence:
+        return "auth_token: it must be text."
+    if sentence == "'auth_token' is a required property":
+        return f"auth_token: it is missing. {_MAKE_ONE}"
+    return sentence
+
+
 def _token_errors(token: str) -> Iterator[str]:
     if not token:
-        yield (
-            "auth_token: it is empty. Make a token in Homele under Settings > API "
-            "Integration."
-        )
-    elif token.split() != [token]:
+        yield f"auth_token: it is empty. {_MAKE_ONE}"
+    elif token.split() != [token] or not _fits_a_header(token):
         yield (
             "auth_token: it must be the token alone, such as 1|abc123, without "
             "'Bearer' and without spaces."
         )
+
+
+def _fits_a_header(value: str) -> bool:
+    return value.isascii() and value.isprintable()
 
 
 def _created_errors(first: str | None, last: str | None) -> Iterator[str]:

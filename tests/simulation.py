@@ -111,7 +111,7 @@ class Simulation:
         # Customers that were there when the scan began.
         self.there: set[int] = set()
         self.next_id = 1
-        self.sandbox.customers.clear()
+        self.sandbox.clear()
         self.sandbox.clock = self._clock
         self.sandbox.meanwhile = self._meanwhile
         self.sandbox.render = self._render

@@ -139,7 +139,7 @@ def run(
     if state is not None:
         (folder / "state.json").write_text(json.dumps(state))
         command += ["--state", str(folder / "state.json")]
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         command, capture_output=True, text=True, check=False, env=clean_environment()
     )
 

@@ -262,6 +262,25 @@ def test_times_come_in_utc(serve: Serve) -> None:
     assert record["last_activity_at"] == "2026-02-15T09:45:00.250000+00:00"
 
 
+@pytest.mark.parametrize("name", ["updated_at", "last_activity_at", "created_at"])
+@pytest.mark.parametrize("value", [..., "0001-01-01T00:00:00+03:00"])
+def test_a_customer_without_a_readable_time_comes(
+    serve: Serve, name: str, value: Any
+) -> None:
+    sandbox = serve(3)
+    for row in sandbox.customers.values():
+        if value is ...:
+            del row[name]
+        else:
+            row[name] = value
+    sandbox.key = lambda row: ("", row["id"])
+
+    output = sync(sandbox)
+
+    assert len(output.records) == 3
+    assert all(record[name] is None for record in output.records)
+
+
 def test_full_table_takes_all_and_keeps_no_bookmark(serve: Serve) -> None:
     sandbox = serve(250)
     catalog = catalog_of("FULL_TABLE")

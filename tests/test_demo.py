@@ -46,7 +46,7 @@ def environment(port: int) -> dict[str, str]:
 
 
 def step(folder: Path, port: int, name: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         [*MODULE, name],
         cwd=folder,
         env=environment(port),
@@ -98,7 +98,7 @@ def test_it_ends_with_the_process_that_started_it(folder: Path, port: int) -> No
     code = (
         f"import subprocess, time; subprocess.run({[*MODULE, 'start']!r}, check=True)"
     )
-    owner = subprocess.Popen(  # noqa: S603
+    owner = subprocess.Popen(
         [sys.executable, "-c", f"{code}; print('started', flush=True); time.sleep(99)"],
         cwd=folder,
         env=environment(port),

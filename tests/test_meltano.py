@@ -54,7 +54,7 @@ def project(port: int) -> Iterator[Path]:
 def meltano(
     project: Path, *arguments: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         ["uvx", "meltano", *arguments],  # noqa: S607
         cwd=project,
         env=clean_environment() | variables,
@@ -91,7 +91,7 @@ def test_the_demo_keeps_away_from_a_real_account(project: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["Beginning sync", "Edited 10 customers"])
 def test_ctrl_c_leaves_nothing_behind(project: Path, moment: str) -> None:
-    run = subprocess.Popen(  # noqa: S603
+    run = subprocess.Popen(
         DEMO,
         cwd=project,
         env=clean_environment(),
@@ -156,7 +156,7 @@ def test_a_real_account_needs_a_token_and_a_database(
 
 
 def test_the_sandbox_by_hand(project: Path, port: int) -> None:
-    served: Any = subprocess.Popen(  # noqa: S603
+    served: Any = subprocess.Popen(
         [*MODULE, "serve"],
         cwd=project,
         env=environment(port),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -10,9 +11,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
-from singer_sdk.exceptions import FatalAPIError
+import requests
+from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 
-from tap_homele.client import FAILURE_WAITS, HomeleStream
+from tap_homele.client import FAILURE_WAITS, HomeleStream, retry_after, waits
+from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox, faults
 from tests.sandbox.server import Token
 from tests.singer import Output, parse, run, sync
@@ -133,6 +136,17 @@ def test_429_eleven_times_in_a_row_is_an_error(
     assert waited == [6] * 10
 
 
+def test_429_is_counted_in_a_row(sandbox: Sandbox, waited: list[float]) -> None:
+    for at in (2, 13):
+        sandbox.fail(faults.too_many("5"), at=at, times=10)
+    sandbox.fail(faults.refused(500, "Server Error"), at=12)
+
+    output = sync(sandbox)
+
+    assert is_complete(output, sandbox)
+    assert waited == [*[6] * 10, 1, *[6] * 10]
+
+
 def test_429_without_seconds_waits_longer_each_time(
     sandbox: Sandbox, waited: list[float]
 ) -> None:
@@ -185,6 +199,14 @@ def test_the_real_rate_limit(serve: Serve, tmp_path: Path) -> None:
     assert "ERROR" not in result.stderr
 
 
+def test_the_log_has_no_line_for_each_request(sandbox: Sandbox, tmp_path: Path) -> None:
+    result = run(tmp_path, sandbox)
+
+    assert result.returncode == 0
+    assert "http_request_duration" not in result.stderr
+    assert "WARNING" not in result.stderr
+
+
 LIST = "GET /api/v2/crm/customers"
 PASSING: dict[str, tuple[MakeFault, str]] = {
     "500": (
@@ -202,6 +224,15 @@ PASSING: dict[str, tuple[MakeFault, str]] = {
     "cut off, unnoticed by HTTP": (
         faults.half,
         f"{LIST} was answered with something that is not JSON (application/json, ",
+    ),
+    "damaged gzip": (faults.damaged_gzip, f"{LIST} failed: ContentDecodingError."),
+    "not UTF-8": (
+        lambda _: faults.body(b'{"data": "\xff"}'),
+        f"{LIST} was answered with something that is not JSON (application/json, ",
+    ),
+    "408": (
+        lambda _: faults.refused(408, "Request Timeout"),
+        f"{LIST} was answered with 408, 'Request Timeout'.",
     ),
     "200 with HTML": (
         lambda _: faults.html(200),
@@ -288,17 +319,125 @@ def test_maintenance_is_waited_out_as_told(
     assert waited == [300] * 3
 
 
-def test_maintenance_of_more_than_a_quarter_of_an_hour_is_an_error(
-    sandbox: Sandbox, waited: list[float]
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [("300", [300] * 3), ("500", [500, 400]), ("3600", [900])],
+)
+def test_maintenance_is_waited_for_a_quarter_of_an_hour_at_most(
+    sandbox: Sandbox, waited: list[float], told: str, expected: list[float]
 ) -> None:
     sandbox.fail(
-        faults.refused(503, "Service Unavailable", Retry_After="300"), at=2, times=4
+        faults.refused(503, "Service Unavailable", Retry_After=told),
+        at=2,
+        times=math.inf,
     )
 
     with pytest.raises(FatalAPIError, match=r"503.*later"):
         sync(sandbox)
 
-    assert waited == [300] * 3
+    assert waited == expected
+
+
+def test_maintenance_that_is_over_at_once_is_not_asked_for_ever(
+    sandbox: Sandbox, waited: list[float]
+) -> None:
+    sandbox.fail(
+        faults.refused(503, "Service Unavailable", Retry_After="0"), times=math.inf
+    )
+
+    with pytest.raises(FatalAPIError, match=r"503.*later"):
+        sync(sandbox)
+
+    assert waited == [*FAILURE_WAITS]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "seconds"),
+    [
+        (429, {"Retry-After": "7"}, b"", 8),
+        (429, {"Retry-After": " 7 "}, b"", 8),
+        (429, {"Retry-After": "-7"}, b"", 1),
+        (429, {"Retry-After": "Mon, 02 Mar 2026 12:00:40 GMT"}, b"", 41),
+        (429, {"Retry-After": "Mon, 02 Mar 2026 12:00:40 -0000"}, b"", 41),
+        (429, {"Retry-After": "Mon, 02 Mar 2026 11:00:00 GMT"}, b"", 1),
+        (429, {}, b'{"retry_after": 7}', 8),
+        (429, {}, b'{"retry_after": 7.5}', 8.5),
+        (429, {}, b'{"retry_after": "7"}', 1),
+        (429, {}, b"\xff", 1),
+        (429, {}, b'"\xff"', 1),
+        (503, {"Retry-After": "7"}, b"", 7),
+        (503, {}, b'{"retry_after": 0.5}', 1),
+        (503, {}, b"", 1),
+        (599, {"Retry-After": "7"}, b"", 1),
+        (408, {}, b"", 1),
+    ],
+)
+def test_the_first_wait(
+    status: int, headers: dict[str, str], body: bytes, seconds: float
+) -> None:
+    response = requests.Response()
+    response.status_code = status
+    response.headers.update({"Date": "Mon, 02 Mar 2026 12:00:00 GMT"} | headers)
+    response._content = body  # noqa: SLF001
+    decide = waits()
+    decide.send(None)
+
+    assert decide.send(RetriableAPIError("", response)) == seconds
+
+
+def test_a_date_without_the_clock_of_the_server_is_compared_with_ours() -> None:
+    response = requests.Response()
+    response.headers["Retry-After"] = formatdate(time.time() + 100, usegmt=True)
+
+    seconds = retry_after(response)
+
+    assert seconds is not None
+    assert 90 < seconds <= 100
+
+
+def test_there_is_a_time_out() -> None:
+    tap = TapHomele(config={"auth_token": "1|abc"})
+
+    assert tap.streams["customers"].timeout == 60
+
+
+def test_a_body_is_parsed_once(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+
+    def decode(body: bytes) -> object:
+        parsed.append(body)
+        return json.loads(body)
+
+    monkeypatch.setattr("tap_homele.client._decode", decode)
+
+    sync(sandbox)
+
+    assert len(parsed) == len(sandbox.requests)
+
+
+def test_a_long_message_of_the_api_is_cut(sandbox: Sandbox) -> None:
+    sandbox.fail(faults.refused(422, "x" * 9999))
+
+    with pytest.raises(FatalAPIError) as error:
+        sync(sandbox)
+
+    assert len(str(error.value)) < 300
+
+
+def test_an_error_does_not_hold_the_query(waited: list[float]) -> None:
+    """It may hold a person's name."""
+    with Sandbox() as sandbox:
+        pass
+
+    with pytest.raises(FatalAPIError) as error:
+        sync(sandbox, filter_query="Sara")
+
+    assert waited
+    assert "Sara" not in str(error.value)
+    assert error.value.__cause__ is None
+    assert error.value.__suppress_context__
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
 
+from tests.sandbox import faults
 from tests.sandbox.server import Token
 
 if TYPE_CHECKING:
@@ -73,6 +75,35 @@ def test_the_list_runs_by_last_activity_then_id_newest_first(serve: Serve) -> No
     assert len(keys) == 95
     # Customers without an activity come last, and come.
     assert None in [row["last_activity_at"] for row in rows]
+
+
+def test_prev_cursor_leads_back(serve: Serve) -> None:
+    sandbox = serve(30)
+    pages = [get(sandbox, "/customers?per_page=10").json()]
+    for _ in range(2):
+        cursor = pages[-1]["meta"]["next_cursor"]
+        pages.append(get(sandbox, f"/customers?per_page=10&cursor={cursor}").json())
+
+    for before, page in itertools.pairwise(pages):
+        cursor = page["meta"]["prev_cursor"]
+        back = get(sandbox, f"/customers?per_page=10&cursor={cursor}").json()
+        assert back["data"] == before["data"]
+
+
+def test_changes_move_customers_as_sorting_anew_would(serve: Serve) -> None:
+    sandbox = serve(50)
+    get(sandbox)  # the list is sorted when it is first asked for
+    first, second, third, *_ = sandbox.customers
+
+    sandbox.change(first, last_activity_at=sandbox.now())
+    sandbox.change(second, last_activity_at=None)
+    sandbox.add(sandbox.customers[third] | {"id": 9999})
+    sandbox.delete(third)
+
+    ids = [row["id"] for row in get(sandbox, "/customers?per_page=100").json()["data"]]
+    rows = sandbox.customers.values()
+    keys = sorted(((r["last_activity_at"] or "", r["id"]) for r in rows), reverse=True)
+    assert ids == [customer_id for _, customer_id in keys]
 
 
 def test_a_cursor_survives_the_end_of_its_customer(serve: Serve) -> None:
@@ -175,15 +206,17 @@ def test_the_window_of_the_rate_limit(serve: Serve) -> None:
     now = [1_000_000.0]
     tokens = {name: Token() for name in ("1|sandbox", "2|same user")}
     tokens["3|other"] = Token(user="other")
-    sandbox = serve(3, rate_limit=3, clock=lambda: now[0], tokens=tokens)
+    sandbox = serve(3, rate_limit=4, clock=lambda: now[0], tokens=tokens)
+    sandbox.fail(faults.refused(500, "Server Error"), at=2)
 
     first = get(sandbox)
-    assert first.headers["X-RateLimit-Limit"] == "3"
-    assert first.headers["X-RateLimit-Remaining"] == "2"
+    assert first.headers["X-RateLimit-Limit"] == "4"
+    assert first.headers["X-RateLimit-Remaining"] == "3"
     now[0] += 30
+    assert get(sandbox).status_code == 500
     assert get(sandbox, "/customers/999999").status_code == 404
     assert get(sandbox, Authorization="Bearer wrong").status_code == 401
-    # 401 did not count, 404 did.
+    # 401 did not count, 404 and 500 do.
     assert get(sandbox).headers["X-RateLimit-Remaining"] == "0"
 
     for token in ("1|sandbox", "2|same user"):
@@ -202,7 +235,7 @@ def test_the_window_of_the_rate_limit(serve: Serve) -> None:
     now[0] += 29.5
     assert get(sandbox).headers["Retry-After"] == "0"
     now[0] += 0.5
-    assert get(sandbox).headers["X-RateLimit-Remaining"] == "2"
+    assert get(sandbox).headers["X-RateLimit-Remaining"] == "3"
 
 
 def test_the_clock_of_the_server_is_in_the_answer(serve: Serve) -> None:

@@ -32,7 +32,23 @@ def errors(config: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        ({}, "'auth_token' is a required property"),
+        (
+            {},
+            (
+                "auth_token: it is missing. Make one in Homele under Settings > API "
+                "Integration."
+            ),
+        ),
+        # The token itself is never shown.
+        ({"auth_token": ["1|secret"]}, "auth_token: it must be text."),
+        (
+            TOKEN | {"user_agent": "a\nb"},
+            "user_agent: it must be plain ASCII on one line.",
+        ),
+        (
+            TOKEN | {"api_url": "https://crm.acme.example:x"},
+            "api_url: Port could not be cast to integer value as 'x'.",
+        ),
         (
             TOKEN | {"pagesize": 5},
             "Additional properties are not allowed ('pagesize' was unexpected)",
@@ -105,13 +121,15 @@ def test_null_is_not_the_default(name: str) -> None:
 def test_an_empty_token_is_refused() -> None:
     assert errors({"auth_token": ""}) == [
         (
-            "auth_token: it is empty. Make a token in Homele under Settings > API "
+            "auth_token: it is empty. Make one in Homele under Settings > API "
             "Integration."
         )
     ]
 
 
-@pytest.mark.parametrize("token", [" ", "Bearer 1|abc", "1|abc ", "1|abc\n", "1|a bc"])
+@pytest.mark.parametrize(
+    "token", [" ", "Bearer 1|abc", "1|abc ", "1|abc\n", "1|a bc", "1|ä"]
+)
 def test_a_token_that_cannot_be_one_is_refused_and_not_shown(token: str) -> None:
     sentence = (
         "auth_token: it must be the token alone, such as 1|abc123, without 'Bearer' "
@@ -186,11 +204,14 @@ def test_the_address_is_completed(api_url: str, completed: str) -> None:
         "https://user:secret@crm.acme.example",
         "https://crm.acme.example/api?x=1",
         "https://crm.acme.example/#api",
+        "https://crm acme.example",
+        "https://crm..example",
+        "https://crm.acme.example:port",
         "http://[::1",
     ],
 )
 def test_an_address_that_no_token_should_go_to_is_refused(api_url: str) -> None:
-    with pytest.raises(ValueError, match=r"^(it must|Invalid IPv6)"):
+    with pytest.raises(ValueError, match=r"^(it must|Invalid IPv6|Port could|.*idna)"):
         base_url(api_url)
 
 

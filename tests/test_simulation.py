@@ -45,7 +45,6 @@ def play(
 
     def one(seed: int) -> str | None:
         playing[:] = [Simulation(world, random.Random(seed))]
-        world.requests.clear()
         try:
             playing[-1].play()
         except LossError as loss:

@@ -67,7 +67,7 @@ def start(port: int) -> None:
     # The keeper outlives this process, and that is as it should be.
     warnings.simplefilter("ignore", ResourceWarning)
     with LOG.open("w") as log:
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             [*command, "--port", str(port), "--owner", str(os.getppid())],
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import struct
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,7 @@ def html(status: int, **headers: str) -> Callable[[], Response]:
     )
 
 
-def body(text: str) -> Callable[[], Response]:
+def body(text: str | bytes) -> Callable[[], Response]:
     """Answer 200 with this body."""
     return lambda: Response(text, content_type="application/json")
 
@@ -93,6 +94,21 @@ def half(sandbox: Sandbox) -> Callable[[], Response]:
     def answer() -> Response:
         whole = json_response(sandbox.page()).get_data()
         return Response(whole[: len(whole) // 2], content_type="application/json")
+
+    return answer
+
+
+def damaged_gzip(sandbox: Sandbox) -> Callable[[], Response]:
+    """Send a page whose compression broke on the way."""
+
+    def answer() -> Response:
+        whole = bytearray(gzip.compress(json_response(sandbox.page()).get_data()))
+        whole[len(whole) // 2 :] = b"\xff" * (len(whole) - len(whole) // 2)
+        return Response(
+            bytes(whole),
+            headers={"Content-Encoding": "gzip"},
+            content_type="application/json",
+        )
 
     return answer
 

@@ -81,6 +81,11 @@ class Sandbox:
     meanwhile: Callable[[], object] | None = None
     # How a customer is written: the API has more than one spelling of a time.
     render: Callable[[Customer], Customer] | None = None
+    # What the list is sorted by, descending; no activity sorts as the oldest (MySQL).
+    key: Callable[[Customer], tuple[str, int]] = lambda row: (
+        row["last_activity_at"] or "",
+        row["id"],
+    )
     requests: list[LoggedRequest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -116,8 +121,10 @@ class Sandbox:
     def change(self, customer_id: int, **values: Any) -> None:
         """Set fields of a customer, and nothing else."""
         with self._lock:
-            self.customers[customer_id].update(values)
-            self._lists.clear()
+            row = self.customers[customer_id]
+            self._take_out(row)
+            row.update(values)
+            self._put_in(row)
 
     def edit(self, customer_id: int, **values: Any) -> None:
         """Edit a customer as a user of Homele does: it is updated now."""
@@ -126,12 +133,18 @@ class Sandbox:
     def add(self, customer: Customer) -> None:
         with self._lock:
             self.customers[customer["id"]] = customer
-            self._lists.clear()
+            self._put_in(customer)
 
     def delete(self, customer_id: int) -> None:
         with self._lock:
-            del self.customers[customer_id]
+            self._take_out(self.customers.pop(customer_id))
+
+    def clear(self) -> None:
+        """Forget all customers, and all requests."""
+        with self._lock:
+            self.customers.clear()
             self._lists.clear()
+            self.requests.clear()
 
     def fail(
         self, answer: Callable[[], Response], *, at: int = 1, times: float = 1
@@ -174,7 +187,8 @@ class Sandbox:
         app.add_url_rule(f"{API_PATH}/customers", view_func=self._list)
         app.add_url_rule(f"{API_PATH}/customers/<customer_id>", view_func=self._detail)
         app.add_url_rule("/login", view_func=lambda: "<html>Log in</html>")
-        app.register_error_handler(404, lambda _: error(404, "Not Found."))
+        for status, message in ((404, "Not Found."), (405, "Method Not Allowed.")):
+            app.register_error_handler(status, partial(_refuse, status, message))
         app.before_request(self._before)
         app.after_request(self._after)
         return app
@@ -198,17 +212,12 @@ class Sandbox:
     def _list(self) -> Response:
         if self.meanwhile:
             self.meanwhile()
-        with self._lock:
-            self._list_requests += 1
-            fault = self._fault()
-        if fault:
-            return fault()
-        with self._lock:
-            return self._guarded(lambda: json_response(self.page()))
+        self._list_requests += 1
+        fault = self._fault()
+        return self._guarded(fault or (lambda: json_response(self.page())))
 
     def _detail(self, customer_id: str) -> Response:
-        with self._lock:
-            return self._guarded(lambda: self._customer(customer_id))
+        return self._guarded(lambda: self._customer(customer_id))
 
     def _customer(self, customer_id: str) -> Response:
         customer = (
@@ -253,24 +262,30 @@ class Sandbox:
         """
         if self.rate_limit is None:
             return None, {}
+        with self._lock:
+            return self._count(user, self.rate_limit)
+
+    def _count(
+        self, user: str, rate_limit: int
+    ) -> tuple[Response | None, dict[str, str]]:
         now = self.clock()
         window = self._windows.get(user)
         if window is None or now >= window.began + self.window:
             window = self._windows[user] = Window(now)
         ends = window.began + self.window
-        if window.used >= self.rate_limit:
+        if window.used >= rate_limit:
             seconds = int(ends - now)
             blocked = error(429, "Too Many Attempts.", retry_after=seconds)
             return blocked, {
                 "Retry-After": str(seconds),
-                "X-RateLimit-Limit": str(self.rate_limit),
+                "X-RateLimit-Limit": str(rate_limit),
                 "X-RateLimit-Remaining": "0",
                 "X-RateLimit-Reset": str(int(ends)),
             }
         window.used += 1
         return None, {
-            "X-RateLimit-Limit": str(self.rate_limit),
-            "X-RateLimit-Remaining": str(self.rate_limit - window.used),
+            "X-RateLimit-Limit": str(rate_limit),
+            "X-RateLimit-Remaining": str(rate_limit - window.used),
         }
 
     # The list.
@@ -278,20 +293,19 @@ class Sandbox:
     def page(self) -> dict[str, Any]:
         """Give the ordinary answer to the request that is being served."""
         per_page = min(100, max(1, request.args.get("per_page", 25, type=int)))
-        keys, rows = self._sorted()
-        cursor = _decode_cursor(request.args.get("cursor", ""))
-        # Ascending, so that a page is what comes before its end.
-        end = len(keys) if cursor is None else bisect.bisect_left(keys, cursor)
-        start = max(0, end - per_page)
-        page = rows[start:end][::-1]
+        with self._lock:
+            keys, rows = self._sorted()
+            # Ascending, so that a page is what comes before its end.
+            start, end = _limits(keys, request.args.get("cursor", ""), per_page)
+            page = rows[start:end][::-1]
         return {
             "success": True,
             "data": [self.render(row) for row in page] if self.render else page,
             "meta": {
                 "per_page": per_page,
-                "next_cursor": _cursor(page[-1]) if start > 0 else None,
+                "next_cursor": self._cursor(page[-1]) if start > 0 else None,
                 "prev_cursor": (
-                    _cursor(page[0], forward=False)
+                    self._cursor(page[0], forward=False)
                     if page and end < len(keys)
                     else None
                 ),
@@ -309,9 +323,36 @@ class Sandbox:
             )
         )
         if key not in self._lists:
-            rows = sorted(filter(self._matches(), self.customers.values()), key=_key)
-            self._lists[key] = ([_key(row) for row in rows], rows)
+            matching = filter(self._matches(), self.customers.values())
+            rows = sorted(matching, key=self.key)
+            self._lists[key] = ([self.key(row) for row in rows], rows)
         return self._lists[key]
+
+    def _take_out(self, row: Customer) -> None:
+        """Take a customer out of the list; lists with filters are made anew."""
+        self._lists = {"": self._lists[""]} if "" in self._lists else {}
+        for keys, rows in self._lists.values():
+            at = bisect.bisect_left(keys, self.key(row))
+            del keys[at], rows[at]
+
+    def _put_in(self, row: Customer) -> None:
+        self._lists = {"": self._lists[""]} if "" in self._lists else {}
+        for keys, rows in self._lists.values():
+            at = bisect.bisect_left(keys, self.key(row))
+            keys.insert(at, self.key(row))
+            rows.insert(at, row)
+
+    def _cursor(self, row: Customer, *, forward: bool = True) -> str:
+        """Write a cursor as Laravel does: unpadded URL-safe base64 of JSON."""
+        value, customer_id = self.key(row)
+        text = json.dumps(
+            {
+                "last_activity_at": value or None,
+                "id": customer_id,
+                "_pointsToNextItems": forward,
+            }
+        )
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
     def _matches(self) -> Callable[[Customer], bool]:
         """Read the filters of a request."""
@@ -350,34 +391,31 @@ class _Handler(WSGIRequestHandler):
         """Say nothing: the sandbox has a log of its own."""
 
 
-def _key(row: Customer) -> tuple[str, int]:
-    # No activity sorts as the oldest (MySQL).
-    return row["last_activity_at"] or "", row["id"]
-
-
 def _id(related: dict[str, Any] | None) -> str:
     return str(related["id"]) if related else ""
 
 
-def _cursor(row: Customer, *, forward: bool = True) -> str:
-    """Write a cursor as Laravel does: unpadded URL-safe base64 of JSON."""
-    text = json.dumps(
-        {
-            "last_activity_at": row["last_activity_at"],
-            "id": row["id"],
-            "_pointsToNextItems": forward,
-        }
-    )
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+def _limits(keys: list[tuple[str, int]], cursor: str, per_page: int) -> tuple[int, int]:
+    """Give where a page starts and ends among the keys, which ascend.
 
-
-def _decode_cursor(text: str) -> tuple[str, int] | None:
-    """Read a cursor. One that cannot be read is none at all (Laravel)."""
+    A cursor that cannot be read is none at all, and gives the first page (Laravel).
+    """
+    end = len(keys)
     try:
-        values = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        return values["last_activity_at"] or "", values["id"]
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        values = json.loads(text)
+        key = (values["last_activity_at"] or "", values["id"])
+        if values["_pointsToNextItems"]:
+            end = bisect.bisect_left(keys, key)
+        else:
+            end = min(bisect.bisect_right(keys, key) + per_page, len(keys))
     except (ValueError, KeyError, TypeError):
-        return None
+        pass
+    return max(0, end - per_page), end
+
+
+def _refuse(status: int, message: str, _: object) -> Response:
+    return error(status, message)
 
 
 def json_response(body: Any, status: int = 200) -> Response:

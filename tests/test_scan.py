@@ -1,0 +1,558 @@
+"""One scan: closed, resumed, started anew; and how it ends on a signal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from singer_sdk.exceptions import FatalAPIError
+
+from tests.sandbox import Sandbox, faults
+from tests.singer import (
+    Output,
+    catalog_of,
+    clean_environment,
+    config_for,
+    parse,
+    run,
+    sync,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import Serve
+
+LONG_AGO = "2020-01-01T00:00:00+00:00"
+PAGES = 10
+
+
+@pytest.fixture
+def sandbox(serve: Serve) -> Sandbox:
+    return serve(PAGES * 100)
+
+
+def stream_state(state: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = state["bookmarks"]["customers"]
+    return found
+
+
+def ids(urls: list[str]) -> list[str]:
+    """Give the cursors that were asked for, "" for the first page."""
+    return [url.partition("cursor=")[2] for url in urls]
+
+
+def interrupted(sandbox: Sandbox, pages: int = 4) -> Output:
+    """Run the tap until so many pages are confirmed, and half of the next is written.
+
+    A page is its records and a STATE; before the first goes the SCHEMA.
+    """
+    return sync(sandbox, kill_after=1 + pages * 101 + 50)
+
+
+def infos(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "tap-homele.customers"
+        and "interrupted" in record.getMessage()
+    ]
+
+
+# Bookmark.
+
+
+def test_the_bookmark_stays_five_minutes_before_the_start(serve: Serve) -> None:
+    # The server's clock is behind ours: its Date header says when the scan began.
+    start = int(time.time()) - 3600
+    sandbox = serve(1, clock=lambda: start)
+    (customer_id,) = sandbox.customers
+    sandbox.edit(customer_id)
+
+    state = stream_state(sync(sandbox).state)
+
+    five_minutes_before = datetime.fromtimestamp(start - 300, tz=timezone.utc)
+    assert state["replication_key_value"] == five_minutes_before.isoformat()
+
+
+@pytest.mark.parametrize("header", ["missing", "ahead"])
+def test_the_local_clock_where_the_server_has_none_or_is_ahead(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, header: str
+) -> None:
+    local = datetime(2026, 3, 1, 12, 0, 0, 250000, tzinfo=timezone.utc)
+    monkeypatch.setattr("tap_homele.scan.local_time", lambda: local)
+    sandbox = serve(1, clock=lambda: local.timestamp() + 7200)
+    (customer_id,) = sandbox.customers
+    sandbox.edit(customer_id)
+    if header == "missing":
+        monkeypatch.setattr("tap_homele.streams.server_time", lambda _: None)
+
+    state = stream_state(sync(sandbox).state)
+
+    assert state["replication_key_value"] == "2026-03-01T11:55:00.250000+00:00"
+
+
+# Closing.
+
+
+def test_a_customer_that_jumps_to_the_top_is_not_missed(sandbox: Sandbox) -> None:
+    """As on real Laravel: it is gone from the pages ahead."""
+    oldest = min(
+        sandbox.customers.values(), key=lambda row: row["last_activity_at"] or "9"
+    )
+
+    def jump() -> None:
+        if len(sandbox.requests) == 3:
+            sandbox.change(oldest["id"], last_activity_at=sandbox.now())
+
+    sandbox.meanwhile = jump
+
+    output = sync(sandbox)
+
+    assert sorted(output.ids) == sorted(sandbox.customers)
+    assert output.ids[-1] == oldest["id"]
+    assert len(sandbox.requests) == PAGES + 1
+
+
+def ticking(sandbox: Sandbox) -> None:
+    """Let ten seconds pass on the server with each request."""
+    started = int(time.time())
+    sandbox.clock = lambda: started + 10 * len(sandbox.requests)
+
+
+def test_the_head_is_read_again_until_it_takes_one_page(sandbox: Sandbox) -> None:
+    rows = sorted(
+        sandbox.customers.values(), key=lambda row: row["last_activity_at"] or ""
+    )
+    first, second = rows[:150], rows[-1]
+    ticking(sandbox)
+
+    def jump() -> None:
+        asked = ids(sandbox.urls)
+        if len(asked) == 5:
+            for row in first:
+                sandbox.change(row["id"], last_activity_at=sandbox.now())
+        # The head takes two pages. While the second is read, one more jumps.
+        if asked.count("") == 2 and asked[-1]:
+            sandbox.change(second["id"], last_activity_at=sandbox.now())
+
+    sandbox.meanwhile = jump
+
+    output = sync(sandbox)
+
+    assert set(output.ids) == set(sandbox.customers)
+    # The list, two pages of its head, and the first page once more.
+    again = ids(sandbox.urls)[1:].index("") + 1
+    assert [cursor == "" for cursor in ids(sandbox.urls)[again:]] == [True, False, True]
+    assert output.ids[-1] == second["id"]
+
+
+def test_a_list_of_one_page_is_closed_already(serve: Serve) -> None:
+    sandbox = serve(100)
+
+    sync(sandbox)
+
+    assert len(sandbox.requests) == 1
+
+
+@pytest.mark.parametrize("active", [0, 3, 130])
+def test_customers_without_an_activity_end_the_head(serve: Serve, active: int) -> None:
+    sandbox = serve(300)
+    ticking(sandbox)
+    for number, customer_id in enumerate(sandbox.customers):
+        value = sandbox.now() if number < active else None
+        sandbox.change(customer_id, last_activity_at=value)
+
+    output = sync(sandbox)
+
+    assert set(output.ids) == set(sandbox.customers)
+    # Those who were active just now are looked at again, and no others.
+    assert len(output.ids) == 300 + active
+    assert len(sandbox.requests) == 3 + (3 if active > 100 else 1)
+
+
+def test_a_list_in_another_order_is_named_and_not_closed(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox.key = lambda row: (row["created_at"], row["id"])
+
+    output = sync(
+        sandbox,
+        catalog=catalog_of("FULL_TABLE"),
+        emit_activate_version_messages=True,
+    )
+
+    assert len(sandbox.requests) == PAGES
+    assert sorted(output.ids) == sorted(sandbox.customers)
+    assert output.of("ACTIVATE_VERSION") == []
+    assert [m for m in caplog.messages if "does not run by last activity" in m]
+
+
+def test_a_list_that_does_not_hold_still_is_named(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox = serve(5)
+    ticking(sandbox)
+
+    def jump() -> None:
+        for customer_id in sandbox.customers:
+            sandbox.change(customer_id, last_activity_at=sandbox.now())
+
+    sandbox.meanwhile = jump
+
+    output = sync(
+        sandbox,
+        page_size=1,
+        catalog=catalog_of("FULL_TABLE"),
+        emit_activate_version_messages=True,
+    )
+
+    assert output.of("ACTIVATE_VERSION") == []
+    assert [m for m in caplog.messages if "faster than it can be read" in m]
+    assert "So no customer is marked as deleted in this run." in caplog.messages
+
+
+# Resuming.
+
+
+def test_an_interrupted_scan_goes_on_where_it_was(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first = interrupted(sandbox)
+    asked = len(sandbox.urls)
+    began = stream_state(first.state)["scan"]["started"]
+
+    second = sync(sandbox, state=first.state)
+
+    # Four pages are confirmed; the fifth is asked for again, and the rest.
+    assert ids(sandbox.urls)[:5] == ids(sandbox.urls[:5])
+    assert asked == 5
+    assert sandbox.urls[5] == sandbox.urls[4]
+    assert len(sandbox.urls) == 5 + 6 + 1
+    assert len(second.ids) == 600
+    confirmed = set(first.ids[:400])
+    assert not confirmed & set(second.ids)
+    assert confirmed | set(second.ids) == set(sandbox.customers)
+    assert infos(caplog) == [
+        f"Going on with the scan of {began}, which was interrupted."
+    ]
+    assert "scan" not in stream_state(second.state)
+    newest = max(row["updated_at"] for row in sandbox.customers.values())
+    assert stream_state(second.state)["replication_key_value"] == newest
+
+
+def test_each_page_is_followed_by_a_state(sandbox: Sandbox) -> None:
+    output = sync(sandbox)
+
+    at = [i for i, m in enumerate(output.messages) if m["type"] == "STATE"]
+    assert at[:PAGES] == [101 * page for page in range(1, PAGES + 1)]
+    cursors = [stream_state(state)["scan"]["cursor"] for state in output.states[:9]]
+    assert cursors == ids(sandbox.urls)[1:PAGES]
+    assert len(set(cursors)) == 9
+
+
+def test_the_last_message_is_a_state_also_when_nothing_changed(serve: Serve) -> None:
+    """Some targets confirm only a state that comes after the last record."""
+    sandbox = serve(1)
+    first = sync(sandbox)
+
+    second = sync(sandbox, state=first.state)
+
+    assert second.kinds == ["STATE", "SCHEMA", "RECORD", "STATE"]
+    assert second.state == first.state
+
+
+@pytest.mark.parametrize("at", range(0, 1012, 53))
+def test_killed_at_any_point_nothing_is_lost_or_asked_for_twice(
+    sandbox: Sandbox, at: int
+) -> None:
+    first = sync(sandbox, kill_after=at)
+    asked = len(sandbox.urls)
+    states = first.states
+
+    second = sync(sandbox, state=states[-1] if states else None)
+
+    # A page has a hundred customers.
+    stored = set(first.ids[: 100 * len(states)])
+    assert stored | set(second.ids) == set(sandbox.customers)
+    assert len(stored) + len(second.ids) == len(sandbox.customers)
+    assert len(sandbox.urls) - asked == PAGES - len(stored) // 100 + 1
+
+
+def test_twice_interrupted(sandbox: Sandbox) -> None:
+    first = interrupted(sandbox, pages=2)
+    # The run begins with the state that it was given, and the schema.
+    second = sync(sandbox, state=first.state, kill_after=2 + 3 * 101 + 7)
+    third = sync(sandbox, state=second.state)
+
+    assert len(third.ids) == 500
+    started = {stream_state(o.state)["scan"]["started"] for o in (first, second)}
+    assert len(started) == 1
+
+
+def test_killed_before_its_first_page_a_resumed_scan_is_still_resumed(
+    sandbox: Sandbox,
+) -> None:
+    first = interrupted(sandbox)
+    second = sync(sandbox, state=first.state, kill_after=20)
+
+    third = sync(sandbox, state=second.state)
+
+    assert len(third.ids) == 600
+
+
+def test_what_changed_between_the_runs_comes_with_the_run_after(
+    sandbox: Sandbox,
+) -> None:
+    first = interrupted(sandbox)
+    read = first.ids[0]
+    sandbox.edit(read, address="Moved")
+
+    second = sync(sandbox, state=first.state)
+    third = sync(sandbox, state=second.state)
+
+    assert read not in second.ids
+    assert read in third.ids
+
+
+STALE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "another bookmark": (
+        lambda state: state.update(
+            replication_key="updated_at", replication_key_value=LONG_AGO
+        ),
+        "it began at another bookmark",
+    ),
+    "older than a week": (
+        lambda state: state["scan"].update(
+            started=(
+                datetime.now(timezone.utc) - timedelta(days=7, hours=1)
+            ).isoformat()
+        ),
+        "it began more than 7 days ago",
+    ),
+    "other filters": (
+        lambda state: state["scan"].update(asked="other"),
+        "it read with other filters, or from another address",
+    ),
+    "no cursor": (
+        lambda state: state["scan"].update(cursor=None),
+        "its checkpoint is unreadable",
+    ),
+    "no start": (
+        lambda state: state["scan"].pop("started"),
+        "its checkpoint is unreadable",
+    ),
+    "an unreadable start": (
+        lambda state: state["scan"].update(started="then"),
+        "its checkpoint is unreadable",
+    ),
+    "an unreadable edge": (
+        lambda state: state["scan"].update(edge=["x"]),
+        "its checkpoint is unreadable",
+    ),
+    "not an object": (
+        lambda state: state.update(scan="here"),
+        "its checkpoint is unreadable",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STALE)
+def test_a_checkpoint_that_does_not_fit_is_not_taken_up(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    change, reason = STALE[name]
+    state = interrupted(sandbox).state
+    change(stream_state(state))
+    sandbox.requests.clear()
+    caplog.set_level(logging.INFO)
+
+    output = sync(sandbox, state=state)
+
+    assert sorted(output.ids) == sorted(sandbox.customers)
+    assert ids(sandbox.urls)[0] == ""
+    not_going_on = "Not going on with the scan that was interrupted"
+    assert infos(caplog) == [
+        f"{not_going_on}: {reason}. Reading from the top of the list."
+    ]
+    assert "scan" not in stream_state(output.state)
+
+
+def test_a_full_table_is_not_resumed(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = interrupted(sandbox).state
+    caplog.set_level(logging.INFO)
+
+    output = sync(sandbox, state=state, catalog=catalog_of("FULL_TABLE"))
+
+    assert sorted(output.ids) == sorted(sandbox.customers)
+    assert "a full table is always read from the top" in infos(caplog)[0]
+    assert "scan" not in stream_state(output.state)
+    # And leaves nothing to go on with.
+    killed = sync(sandbox, catalog=catalog_of("FULL_TABLE"), kill_after=500)
+    assert killed.states == []
+
+
+def test_a_server_that_ignores_the_cursor_is_noticed(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Laravel answers a cursor that it cannot read with the first page."""
+    state = interrupted(sandbox).state
+    stream_state(state)["scan"]["cursor"] = "garbled"
+    sandbox.requests.clear()
+    caplog.set_level(logging.INFO)
+
+    output = sync(sandbox, state=state)
+
+    assert sorted(output.ids) == sorted(sandbox.customers)
+    assert "Homele answered with the first page of the list" in infos(caplog)[1]
+    # The answer was as good as the first page, and was not asked for again.
+    assert ids(sandbox.urls)[0] == "garbled"
+    assert len(sandbox.urls) == PAGES + 1
+
+
+def test_a_resumed_scan_whose_cursor_fails_starts_anew(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture, waited: list[float]
+) -> None:
+    """On some versions of Laravel a cursor of a wrong shape gives 500."""
+    state = interrupted(sandbox).state
+    sandbox.requests.clear()
+    caplog.set_level(logging.INFO)
+    sandbox.fail(faults.refused(500, "Server Error"), times=8)
+
+    output = sync(sandbox, state=state)
+
+    assert sum(waited) > 100
+    assert sorted(output.ids) == sorted(sandbox.customers)
+    assert "its next page cannot be read" in infos(caplog)[1]
+
+
+def test_a_resumed_scan_that_fails_later_goes_on_from_there(
+    sandbox: Sandbox, waited: list[float]
+) -> None:
+    state = interrupted(sandbox).state
+    sandbox.fail(faults.refused(500, "Server Error"), at=3, times=8)
+    second = Output([])
+    with pytest.raises(FatalAPIError):
+        sync(sandbox, state=state, output=second)
+
+    third = sync(sandbox, state=second.state)
+
+    assert waited
+    assert len(third.ids) == 400
+
+
+def test_start_date_does_not_move_the_bookmark(serve: Serve) -> None:
+    """It is for the first run: customers between the two would never arrive."""
+    sandbox = serve(300)
+    bookmark = {"replication_key": "updated_at", "replication_key_value": "2025-06-01"}
+    state = {"bookmarks": {"customers": bookmark}}
+
+    with_it = sync(sandbox, state=state, start_date="2026-01-01")
+
+    assert with_it.ids == sync(sandbox, state=state).ids
+    assert len(with_it.ids) > 100
+
+
+# Other filters, other scan.
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"filter_owner_ids": [2]}, {"filter_created_from": "2025-01-01"}],
+    ids=str,
+)
+def test_other_filters_read_everything(
+    serve: Serve, caplog: pytest.LogCaptureFixture, settings: dict[str, Any]
+) -> None:
+    sandbox = serve(300)
+    first = sync(sandbox, filter_owner_ids=[1])
+    caplog.clear()
+
+    second = sync(sandbox, state=first.state, **settings)
+
+    everything = sync(sandbox, **settings)
+    assert sorted(second.ids) == sorted(everything.ids)
+    assert len(second.ids) > len(first.ids) or settings == {"filter_owner_ids": [2]}
+    assert (
+        caplog.messages.count(
+            "The filters or the address are not those of the last run: reading all "
+            "customers, since some may match only now."
+        )
+        == 1
+    )
+    # And once is enough.
+    third = sync(sandbox, state=second.state, **settings)
+    assert len(third.ids) < 10
+
+
+def test_the_same_filters_read_what_changed(serve: Serve) -> None:
+    sandbox = serve(300)
+    first = sync(sandbox, filter_owner_ids=[1], filter_query="")
+
+    second = sync(sandbox, state=first.state, filter_owner_ids=[1])
+
+    assert len(second.ids) < 10
+
+
+def test_a_filter_does_not_stand_in_the_state(serve: Serve) -> None:
+    output = sync(serve(300), filter_query="Sara")
+
+    assert len(output.ids) > 0
+    assert "Sara" not in json.dumps(output.states)
+
+
+def test_a_bookmark_that_is_not_a_time_reads_everything(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox = serve(20)
+    bookmark = {"replication_key": "updated_at", "replication_key_value": "soon"}
+
+    output = sync(sandbox, state={"bookmarks": {"customers": bookmark}})
+
+    assert len(output.ids) == 20
+    assert "The bookmark is not a time: reading all customers." in caplog.messages
+
+
+# Signals.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals(sandbox: Sandbox, tmp_path: Path, number: signal.Signals) -> None:
+    """The target does not keep up, so the tap is in the middle of a line."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(config_for(sandbox)))
+    tap = subprocess.Popen(
+        [sys.executable, "-m", "tap_homele", "--config", config],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+    )
+    assert tap.stdout
+    lines = [tap.stdout.readline() for _ in range(2 * 101 + 50)]
+    tap.send_signal(number)
+    rest, errors = tap.communicate()
+
+    assert tap.returncode == 128 + number
+    assert f"Stopped by {number.name}." in errors
+    assert "Traceback" not in errors
+    # Every line is whole, and the last state is that of the last whole page.
+    output = parse("".join(lines) + rest)
+    pages = len(output.states)
+    assert pages >= 2
+    again = run(tmp_path, sandbox, state=output.state)
+    assert again.returncode == 0
+    confirmed = output.ids[: pages * 100]
+    assert len(parse(again.stdout).ids) == PAGES * 100 - len(confirmed)
+    assert set(confirmed) | set(parse(again.stdout).ids) == set(sandbox.customers)
