@@ -146,7 +146,11 @@ def run(
 
 def clean_environment() -> dict[str, str]:
     """Give the environment without what could configure the tap or the target."""
-    prefixes = ("TAP_HOMELE", "TARGET_POSTGRES", "LOGLEVEL", "MELTANO", "PYTHONUNBUF")
+    prefixes = (
+        *("TAP_HOMELE", "TARGET_POSTGRES", "LOGLEVEL", "MELTANO"),
+        # Without them Python starts in half the time, and buffers as it does for users.
+        *("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"),
+    )
     return {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,11 +16,13 @@ import pytest
 
 from tests.singer import clean_environment
 from tests.test_demo import MODULE, alive, environment, leave, port, wait_until_gone
+from tests.test_postgres import in_utc, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.conftest import Serve
+    from tests.sandbox import Sandbox
 
 __all__ = ["port"]
 
@@ -27,6 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parent.parent
 DEMO = ["uvx", "meltano", "run", "demo"]
+PIPELINE = ["tap-homele", "target-postgres"]
 
 
 @pytest.fixture
@@ -71,7 +75,7 @@ def test_the_demo_twice(project: Path) -> None:
 
         assert result.returncode == 0, result.stdout
         assert "Customers in PostgreSQL: 2345" in result.stdout
-        assert "Rows that the second run touched: 10" in result.stdout
+        assert "Rows that the second run touched: 10, of 2345" in result.stdout
         wait_until_gone(project)
 
 
@@ -123,10 +127,8 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(project: Path) -> None:
     wait_until_gone(project)
 
 
-def test_a_real_account_needs_a_token_and_a_database(
-    project: Path, serve: Serve, postgres_url: str
-) -> None:
-    sandbox = serve(450)
+def use(project: Path, sandbox: Sandbox, postgres_url: str) -> None:
+    """Fill in ``.env`` as a user does, for this sandbox and this PostgreSQL."""
     filled = {
         "TAP_HOMELE_AUTH_TOKEN=": "TAP_HOMELE_AUTH_TOKEN=1|sandbox",
         "# TAP_HOMELE_API_URL=https://crm.acme.example": (
@@ -141,18 +143,100 @@ def test_a_real_account_needs_a_token_and_a_database(
     env = "\n".join(filled.get(line, line) for line in lines)
     (project / ".env").write_text(env)
 
-    result = meltano(project, "run", "tap-homele", "target-postgres")
+
+def test_a_real_account_needs_a_token_and_a_database(
+    project: Path, serve: Serve, postgres_url: str
+) -> None:
+    sandbox = serve(450)
+    use(project, sandbox, postgres_url)
+
+    result = meltano(project, "run", *PIPELINE)
     assert result.returncode == 0, result.stdout
-    with psycopg.connect(postgres_url) as connection:
-        rows = connection.execute("SELECT id, name FROM tap_homele.customers")
-        assert dict(rows.fetchall()) == {
-            row["id"]: row["name"] for row in sandbox.customers.values()
-        }
+    assert table(postgres_url, "tap_homele") == in_utc(sandbox)
 
     result = meltano(project, "run", "tap-homele", "target-jsonl")
     assert result.returncode == 0, result.stdout
     lines = (project / "customers.jsonl").read_text().splitlines()
     assert len(lines) == 450
+
+
+def kill_the_tap(project: Path) -> None:
+    for process in alive(project):
+        if any(part.endswith("bin/tap-homele") for part in process.cmdline()):
+            process.kill()
+
+
+def test_interrupted_and_refreshed(
+    project: Path, serve: Serve, postgres_url: str
+) -> None:
+    sandbox = serve(1000)
+    use(project, sandbox, postgres_url)
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS tap_homele CASCADE")
+
+    def run_and_kill_at(number: int) -> None:
+        sandbox.requests.clear()
+        sandbox.meanwhile = lambda: (
+            kill_the_tap(project) if len(sandbox.requests) == number else None
+        )
+        killed = meltano(project, "run", *PIPELINE)
+        assert killed.returncode != 0
+        assert len(sandbox.requests) == number
+        sandbox.meanwhile = None
+
+    # The tap is killed while it waits for the sixth page; then only the rest is read.
+    run_and_kill_at(6)
+    asked = list(sandbox.urls)
+    result = meltano(project, "run", *PIPELINE)
+    assert result.returncode == 0, result.stdout
+    assert "Going on with the scan of" in result.stdout
+    assert sandbox.urls[6] == asked[5]
+    assert len(sandbox.urls) == 6 + 5 + 1
+    assert table(postgres_url, "tap_homele") == in_utc(sandbox)
+
+    # Meltano merges the state of a full refresh into the one before, and so keeps the
+    # checkpoint of the run that was killed.
+    latest = sorted(sandbox.customers.values(), key=lambda row: row["updated_at"])[-7:]
+    for row in latest:
+        sandbox.edit(row["id"], address="Gulan Street 7")
+    run_and_kill_at(4)
+    refreshed = meltano(project, "run", "--full-refresh", *PIPELINE)
+    assert refreshed.returncode == 0, refreshed.stdout
+    assert "scan" in state_of(project)
+    sandbox.requests.clear()
+    for row in latest:
+        sandbox.edit(row["id"], address="Gulan Street 9")
+
+    result = meltano(project, "run", *PIPELINE)
+
+    assert result.returncode == 0, result.stdout
+    assert "it began at another bookmark" in result.stdout
+    assert sandbox.urls[0] == "/customers?per_page=100"
+    assert len(sandbox.urls) == 10 + 1
+    assert set(state_of(project)) == {
+        "asked",
+        "replication_key",
+        "replication_key_value",
+    }
+    assert table(postgres_url, "tap_homele") == in_utc(sandbox)
+
+
+def state_of(project: Path) -> dict[str, Any]:
+    """Give what Meltano keeps for the stream."""
+    result = subprocess.run(
+        [
+            *("uvx", "meltano", "--log-level=error", "state", "get"),
+            "dev:tap-homele-to-target-postgres",
+        ],
+        cwd=project,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    state: dict[str, Any] = json.loads(result.stdout)
+    found: dict[str, Any] = state["singer_state"]["bookmarks"]["customers"]
+    return found
 
 
 def test_the_sandbox_by_hand(project: Path, port: int) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import math
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -10,9 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pytest
 from psycopg.rows import dict_row
+from singer_sdk.exceptions import FatalAPIError
 
-from tests.singer import clean_environment, parse, run
+from tap_homele.tap import TapHomele
+from tests.sandbox import faults
+from tests.singer import Output, catalog_of, clean_environment, parse, run, sync
 
 if TYPE_CHECKING:
     from tests.conftest import Serve
@@ -21,14 +28,14 @@ if TYPE_CHECKING:
 TIMES = ("created_at", "updated_at", "last_activity_at")
 
 
-def load(stdout: str, url: str, folder: Path, schema: str) -> str:
+def load(stdout: str, url: str, folder: Path, schema: str, **target: Any) -> str:
     """Pipe the messages of a run into target-postgres; give what it confirms."""
     config = folder / "target.json"
-    settings = {"sqlalchemy_url": url, "default_target_schema": schema}
+    settings = {"sqlalchemy_url": url, "default_target_schema": schema, **target}
     config.write_text(json.dumps(settings))
-    target = Path(sys.executable).with_name("target-postgres")
+    executable = Path(sys.executable).with_name("target-postgres")
     result = subprocess.run(
-        [target, "--config", config],
+        [executable, "--config", config],
         input=stdout,
         capture_output=True,
         text=True,
@@ -92,3 +99,91 @@ def test_the_table_equals_homele(
     load(second.stdout, postgres_url, tmp_path, "equals")
 
     assert table(postgres_url, "equals") == in_utc(sandbox)
+
+
+# Deletes: FULL_TABLE with ACTIVATE_VERSION.
+
+
+def full_table(
+    folder: Path, sandbox: Sandbox, url: str, schema: str, **target: Any
+) -> None:
+    """Run the tap over the whole table into PostgreSQL."""
+    output = sync(
+        sandbox,
+        catalog=catalog_of("FULL_TABLE"),
+        emit_activate_version_messages=True,
+    )
+    load(as_lines(output), url, folder, schema, **target)
+
+
+def as_lines(output: Output) -> str:
+    return "".join(json.dumps(message) + "\n" for message in output.messages)
+
+
+def marks(url: str, schema: str) -> dict[int, bool]:
+    """Give the ids in the table, and which of them are marked as deleted."""
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            f'SELECT id, _sdc_deleted_at IS NOT NULL FROM "{schema}".customers'  # noqa: S608
+        )
+        return dict(rows.fetchall())
+
+
+@pytest.fixture
+def other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each run have a version of its own: it is the second in which it began."""
+    seconds = itertools.count(1_800_000_000)
+    initialized_at = property(lambda _: next(seconds) * 1000)
+    monkeypatch.setattr(TapHomele, "initialized_at", initialized_at)
+
+
+@pytest.mark.usefixtures("other_versions")
+@pytest.mark.parametrize("hard_delete", [False, True])
+def test_deleted_customers(
+    serve: Serve,
+    tmp_path: Path,
+    postgres_url: str,
+    hard_delete: bool,  # noqa: FBT001
+) -> None:
+    schema = f"deletes_{hard_delete}"
+    sandbox = serve(250)
+    full_table(tmp_path, sandbox, postgres_url, schema, hard_delete=hard_delete)
+    assert marks(postgres_url, schema) == dict.fromkeys(sandbox.customers, False)
+    gone = list(sandbox.customers)[::50]
+    for customer_id in gone:
+        sandbox.delete(customer_id)
+
+    full_table(tmp_path, sandbox, postgres_url, schema, hard_delete=hard_delete)
+
+    there = dict.fromkeys(sandbox.customers, False)
+    marked = {} if hard_delete else dict.fromkeys(gone, True)
+    assert marks(postgres_url, schema) == there | marked
+
+
+@pytest.mark.usefixtures("other_versions")
+@pytest.mark.parametrize("ending", ["killed", "failed"])
+def test_a_full_table_that_does_not_end_well_leaves_every_row(
+    serve: Serve, tmp_path: Path, postgres_url: str, ending: str, waited: list[float]
+) -> None:
+    schema = f"ending_{ending}"
+    sandbox = serve(450)
+    full_table(tmp_path, sandbox, postgres_url, schema, hard_delete=True)
+    everyone = dict.fromkeys(sandbox.customers, False)
+    sandbox.delete(next(iter(sandbox.customers)))
+
+    output = Output([])
+    if ending == "failed":
+        sandbox.fail(faults.refused(500, "Server Error"), at=3, times=math.inf)
+    with contextlib.suppress(FatalAPIError):
+        sync(
+            sandbox,
+            catalog=catalog_of("FULL_TABLE"),
+            emit_activate_version_messages=True,
+            output=output,
+            kill_after=math.inf if ending == "failed" else 300,
+        )
+    assert 200 <= len(output.records) < 449
+    load(as_lines(output), postgres_url, tmp_path, schema, hard_delete=True)
+
+    assert bool(waited) == (ending == "failed")
+    assert marks(postgres_url, schema) == everyone
