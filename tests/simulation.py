@@ -106,7 +106,7 @@ class Simulation:
         # Customers whose last activity was moved to the past without an update: nobody
         # can see that. Until their next update they may be anything.
         self.unseen: set[int] = set()
-        # Customers that moved to the past since the scan began.
+        # Customers that moved to the past since the scan began, or earlier, unseen.
         self.moved: set[int] = set()
         # Customers that were there when the scan began.
         self.there: set[int] = set()
@@ -284,7 +284,8 @@ class Simulation:
         """Run the tap once, and let the target take what it gives."""
         if not self._interrupted():
             self.there = set(self.sandbox.customers)
-            self.moved.clear()
+            # Nobody can see these before their next update, and it may come too late.
+            self.moved = set(self.unseen)
         before = self.replica.copy()
         self._say(f"run, kill after {kill_after}, filtered {filtered}")
         output = sync(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -255,12 +256,22 @@ def test_meltano_yml_has_the_settings_of_the_tap() -> None:
         assert listed[name].get("sensitive", False) == setting.get("secret", False)
 
 
-def test_secrets_example_lists_the_settings_of_the_tap() -> None:
-    lines = (ROOT / ".secrets.example").read_text().splitlines()
-    variables = [
-        line.removeprefix("# ").partition("=")[0]
-        for line in lines
-        if line.removeprefix("# ").startswith("TAP_HOMELE_")
+def test_secrets_example_lists_every_variable() -> None:
+    """Of the tap and of target-postgres, with a comment each, in the same order."""
+    plugins = yaml.safe_load((ROOT / "meltano.yml").read_text())["plugins"]
+    expected = [
+        f"{plugin['namespace']}_{setting['name']}".upper()
+        for plugin in (plugins["extractors"][0], plugins["loaders"][0])
+        for setting in plugin["settings"]
     ]
+    lines = (ROOT / ".secrets.example").read_text().splitlines()
+    listed: list[str] = []
+    for above, line in itertools.pairwise(lines):
+        name, is_variable, value = line.removeprefix("# ").partition("=")
+        if is_variable and name.isupper():
+            listed.append(name)
+            assert above.startswith("# "), f"{name} has no comment"
+            assert line.startswith("# ") or not value, f"{name} has a value"
 
-    assert variables == [f"TAP_HOMELE_{name.upper()}" for name in own()]
+    # Where it stands says how it is used: an address instead of the five before it.
+    assert sorted(listed) == sorted(expected)
