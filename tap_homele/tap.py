@@ -159,6 +159,10 @@ class TapHomele(Tap):
             self.metrics_logger.addFilter(_NOT_EACH_REQUEST)
         if validate_config and (errors := list(self._setting_errors())):
             raise ConfigValidationError("Config validation failed", errors=errors)
+        for name, state in self.state.get("bookmarks", {}).items():
+            stream = self.streams.get(name)
+            if isinstance(stream, CustomersStream):
+                stream.start_from(state)
 
     def _setting_errors(self) -> Iterator[str]:
         """Check what a JSON schema cannot.
@@ -186,18 +190,6 @@ class TapHomele(Tap):
         yield from _created_errors(
             config.get("filter_created_from"), config.get("filter_created_to")
         )
-
-    def load_state(self, state: dict[str, t.Any]) -> None:
-        """Take the state that a run starts from.
-
-        Args:
-            state: The state of an earlier run.
-        """
-        super().load_state(state)
-        for name, bookmark in self.state.get("bookmarks", {}).items():
-            stream = self.streams.get(name)
-            if isinstance(stream, CustomersStream):
-                stream.start_from(bookmark)
 
     def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
         """End on SIGTERM or Ctrl-C: with an exit code that says so.

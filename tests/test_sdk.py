@@ -99,10 +99,43 @@ def test_activate_version(sandbox: Sandbox) -> None:
         emit_activate_version_messages=True,
     )
 
+    assert output.kinds == ["SCHEMA", "RECORD", "ACTIVATE_VERSION", "STATE"]
     (message,) = output.of("ACTIVATE_VERSION")
     versions = {record["version"] for record in output.of("RECORD")}
     assert versions == {message["version"]}
     assert len(output.records) == 150
+
+
+def test_batches_do_not_activate_a_version(sandbox: Sandbox, tmp_path: Path) -> None:
+    """What comes in files has no version, so a target would delete it."""
+    output = sync(
+        sandbox,
+        catalog=catalog_of("FULL_TABLE"),
+        emit_activate_version_messages=True,
+        batch_config={
+            "encoding": {"format": "jsonl", "compression": "gzip"},
+            "storage": {"root": tmp_path.as_uri(), "prefix": "customers-"},
+        },
+    )
+
+    assert output.kinds == ["SCHEMA", "BATCH", "STATE"]
+
+
+def test_a_state_between_batches_is_behind_them(serve: Serve, tmp_path: Path) -> None:
+    sandbox = serve(10_250)
+
+    output = sync(
+        sandbox,
+        batch_config={
+            "encoding": {"format": "jsonl", "compression": "gzip"},
+            "storage": {"root": tmp_path.as_uri(), "prefix": "customers-"},
+        },
+    )
+
+    assert output.kinds == ["SCHEMA", "BATCH", "STATE", "BATCH", "STATE"]
+    # The first batch has 10,000 customers; its state goes on within them.
+    killed = sync(sandbox, state=output.states[0])
+    assert 250 <= len(killed.ids) <= 350
 
 
 def test_deselected_columns_are_left_out(sandbox: Sandbox) -> None:

@@ -112,6 +112,16 @@ def test_a_wrong_setting_is_refused_by_its_name(
     assert errors(config) == [sentence]
 
 
+def test_a_wrong_setting_is_refused_also_when_there_is_a_state() -> None:
+    bookmark = {"replication_key_value": "2026-01-01", "asked": "something"}
+
+    with pytest.raises(ConfigValidationError):
+        TapHomele(
+            config=TOKEN | {"api_url": "crm.acme.example"},
+            state={"bookmarks": {"customers": bookmark}},
+        )
+
+
 @pytest.mark.parametrize("name", ["api_url", "page_size"])
 def test_null_is_not_the_default(name: str) -> None:
     assert errors(TOKEN | {name: None}) == [
