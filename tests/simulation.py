@@ -185,8 +185,16 @@ class Simulation:
 
     def _later(self, customer_id: int, **values: Any) -> None:
         """Commit a change some time after the time that it carries."""
+
+        def commit() -> None:
+            before = self.sandbox.customers.get(customer_id, {}).get("last_activity_at")
+            if before and before > values.get("last_activity_at", before):
+                # A later activity was faster: this one moves the customer back.
+                self.moved.add(customer_id)
+            self._set(customer_id, **values)
+
         when = self.now + timedelta(seconds=self.dice.randint(1, LONGEST_COMMIT))
-        self.open.append((when, lambda: self._set(customer_id, **values)))
+        self.open.append((when, commit))
 
     def _edit(self, customer_id: int) -> None:
         name = f"Customer {customer_id} at {self.now:%d %H:%M:%S}"
