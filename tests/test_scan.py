@@ -532,23 +532,26 @@ def test_signals(sandbox: Sandbox, tmp_path: Path, number: signal.Signals) -> No
     """The target does not keep up, so the tap is in the middle of a line."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps(config_for(sandbox)))
-    tap = subprocess.Popen(
-        [sys.executable, "-m", "tap_homele", "--config", config],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_environment(),
-    )
-    assert tap.stdout
-    lines = [tap.stdout.readline() for _ in range(2 * 101 + 50)]
-    tap.send_signal(number)
-    rest, errors = tap.communicate()
+    log = tmp_path / "log"
+    with log.open("w") as errors:
+        tap = subprocess.Popen(
+            [sys.executable, "-m", "tap_homele", "--config", config],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=clean_environment(),
+        )
+    with tap:
+        assert tap.stdout
+        lines = [tap.stdout.readline() for _ in range(2 * 101 + 50)]
+        tap.send_signal(number)
+        lines += tap.stdout.readlines()
 
     assert tap.returncode == 128 + number
-    assert f"Stopped by {number.name}." in errors
-    assert "Traceback" not in errors
+    assert f"Stopped by {number.name}." in log.read_text()
+    assert "Traceback" not in log.read_text()
     # Every line is whole, and the last state is that of the last whole page.
-    output = parse("".join(lines) + rest)
+    output = parse("".join(lines))
     pages = len(output.states)
     assert pages >= 2
     again = run(tmp_path, sandbox, state=output.state)
