@@ -33,8 +33,8 @@ MAX_TOLD_WAIT = 15 * 60
 # The pauses after an answer that should not be: about two minutes in all.
 FAILURE_WAITS = (1, 2, 4, 8, 16, 32, 60)
 
-# The answers below 500 after which the same request may succeed.
-PASSING = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT}
+# The statuses below 500 after which the same request may succeed.
+TRANSIENT = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT}
 
 # What a body is when it was read: one JSON object.
 Answer = dict[str, t.Any]
@@ -152,6 +152,10 @@ def waits() -> Generator[float, RetriableAPIError, None]:
         failure = yield wait
 
 
+class TokenError(FatalAPIError):
+    """The API does not accept the token, or not for this."""
+
+
 class HomeleStream(RESTStream[str | None]):
     """A stream of the Homele API."""
 
@@ -240,17 +244,20 @@ class HomeleStream(RESTStream[str | None]):
 
         Raises:
             RetriableAPIError: If the same request may succeed later.
-            FatalAPIError: If it will not, with what to do about it.
+            FatalAPIError: If it will not, with what to do about it; ``TokenError``, if
+                that is about the token.
         """
         status = response.status_code
         if status == HTTPStatus.OK:
             self.read_answer(response)
             return
         said = f"{status}{_message(response)}"
-        if status in PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        if status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise RetriableAPIError(
                 f"{_endpoint(response)} was answered with {said}.", response
             )
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            raise TokenError(self._refusal(response, said))
         raise FatalAPIError(self._refusal(response, said))
 
     def _refusal(self, response: requests.Response, said: str) -> str:

@@ -23,7 +23,7 @@ if t.TYPE_CHECKING:
 # that it carries. Whatever was written shortly before a scan may have been missed.
 OVERLAP = timedelta(minutes=5)
 
-# An interrupted scan that began longer ago is not worth going on with.
+# An interrupted scan that began longer ago is read anew: too much has moved since.
 RESUMABLE = timedelta(days=7)
 
 # Each reading of the head makes up for what moved during the one before, and is
@@ -70,14 +70,14 @@ class Scan:
     cursor: str | None = None
     closed: bool = False
 
-    # The pass: how many pages it has read, when it began, and the time down to which
-    # the head is read (None: this is the pass over the whole list).
+    # The pass: how many pages it has read, when it began, and the last activity down to
+    # which it reads the head. None: it is the first pass, over the whole list.
     pages: int = 0
     pass_started: str | None = None
     limit: str | None = None
     limit_reached: bool = False
 
-    # The order of the list.
+    # The order of the list, as far as this run has seen it.
     by_last_activity: bool = True
     nulls_last: bool = False
     previous: str | None = None
@@ -97,6 +97,11 @@ class Scan:
     def resumed(self) -> bool:
         """Whether the pass over the list began in an earlier run."""
         return self.cursor is not None
+
+    @property
+    def over_head(self) -> bool:
+        """Whether this pass is over the head of the list, after the whole of it."""
+        return self.limit is not None
 
     # A page.
 
@@ -130,7 +135,8 @@ class Scan:
         self._note_order(last_activity_at)
         self.edge = (last_activity_at or "", record["id"])
         if self.limit and (not last_activity_at or last_activity_at < self.limit):
-            # It has not moved, so the pass over the list has seen it where it is.
+            # It has not moved since the scan began, in this run or an earlier one, so
+            # the first pass has seen it where it is.
             return False
         return (
             self.bookmark is None
@@ -141,7 +147,8 @@ class Scan:
 
     def _note_order(self, last_activity_at: str | None) -> None:
         if last_activity_at is None:
-            # Databases sort those without an activity to one end or the other.
+            # Databases sort those without an activity to one end or to the other. After
+            # one with an activity, it is the lower end, and nothing newer follows.
             self.nulls_last = self.nulls_last or self.previous is not None
             self.limit_reached = self.limit_reached or self.nulls_last
             return
@@ -158,26 +165,30 @@ class Scan:
     @property
     def enough(self) -> bool:
         """Whether the rest of the list is not needed: it was the head that moves."""
-        return self.limit is not None and self.limit_reached
+        return self.over_head and self.limit_reached
 
     # The end of a pass.
 
     def reopen(self) -> bool:
         """Go back to the top of the list, unless the scan is closed or cannot be.
 
-        Customers that moved while a pass was read sit at the top. One page is read at
-        once, so nothing moves during it.
+        Customers that moved while a pass was read sit at the top. The first pass over
+        the head goes down to the signpost, because of transactions that commit late;
+        each other goes down to the start of the one before it.
 
         Returns:
             Whether the head is to be read, down to ``limit``.
         """
-        self.closed = self.pages <= 1 and not (self.resumed and self.limit is None)
+        # One page is read at once, so nothing moves during it. Of a resumed pass, one
+        # page is only the last.
+        self.closed = self.pages <= 1 and (self.over_head or not self.resumed)
         if self.closed or not self.by_last_activity or self.rounds == MAX_ROUNDS:
             return False
         if self.previous is None and not self.resumed:
-            # None of them has had an activity: one at the top is enough to know.
+            # In the whole list nobody has an activity. Whoever has one now is at the
+            # top, and ends with the first who has none; or is below, and was seen.
             self.nulls_last = True
-        self.limit = self.signpost if self.limit is None else self.pass_started
+        self.limit = self.pass_started if self.over_head else self.signpost
         self.limit_reached = False
         self.previous = None
         self.pages = 0
@@ -204,8 +215,11 @@ class Scan:
     def resume(self, checkpoint: t.Any) -> None:
         """Go on where an earlier run was interrupted.
 
-        The start of the scan and the newest update carry over: what changed between
-        the two runs on pages read by the first must be later than the bookmark.
+        The start of the scan carries over, and so does the signpost: what changed
+        since, on pages that the earlier run has read, comes with the next scan. The
+        bookmark carries over where it is the earlier one: a full refresh that was
+        interrupted is owed to the end, and Meltano keeps the bookmark of before beside
+        its checkpoint.
 
         Args:
             checkpoint: What ``checkpoint`` gave, from the state, which can have been
@@ -222,16 +236,17 @@ class Scan:
                 str(checkpoint["edge"][0]),
                 int(checkpoint["edge"][1]),
             )
+            bookmark = checkpoint["bookmark"] and utc(checkpoint["bookmark"])
             same_list = checkpoint["asked"] == self.asked
-            same_bookmark = checkpoint["bookmark"] == self.bookmark
         except (TypeError, KeyError, IndexError, ValueError):
             raise ValueError("its checkpoint is unreadable") from None
         if not isinstance(cursor, str) or not cursor or not started:
             raise ValueError("its checkpoint is unreadable")
+        if (bookmark or "") > (self.bookmark or ""):
+            raise ValueError("it began at a later bookmark")
+        self.bookmark = bookmark
         if not same_list:
             raise ValueError("it read with other filters, or from another address")
-        if not same_bookmark:
-            raise ValueError("it began at another bookmark")
         if local_time() - datetime.fromisoformat(started) > RESUMABLE:
             raise ValueError(f"it began more than {RESUMABLE.days} days ago")
         self.cursor, self.started = cursor, started
@@ -246,7 +261,7 @@ class Scan:
         Args:
             record: The first customer of the page.
         """
-        if not self.resumed or self.pages or self.limit or self.edge is None:
+        if not self.resumed or self.pages or self.over_head or self.edge is None:
             return True
         return (record.get("last_activity_at") or "", record["id"]) < self.edge
 

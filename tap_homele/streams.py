@@ -10,7 +10,7 @@ from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 from singer_sdk.streams.rest import HTTPRequest, PageContext
 
 from tap_homele import records
-from tap_homele.client import HomeleStream, server_time
+from tap_homele.client import HomeleStream, TokenError, server_time
 from tap_homele.pagination import CursorPaginator
 from tap_homele.scan import Scan, fingerprint
 
@@ -149,7 +149,7 @@ class CustomersStream(HomeleStream):
     def get_new_paginator(self) -> CursorPaginator:
         """Begin a pass: over the list, or over its head again."""
         scan = self._scan
-        start = scan.cursor if scan.limit is None else None
+        start = None if scan.over_head else scan.cursor
         self._paginator = CursorPaginator(
             self.read_answer, start, enough=lambda: scan.enough
         )
@@ -176,7 +176,7 @@ class CustomersStream(HomeleStream):
         elif state.get("asked", self.asked) != self.asked:
             self.logger.warning(
                 "The filters or the address are not those of the last run: reading "
-                "all customers, since some may match only now."
+                "all customers."
             )
         else:
             state["replication_key_value"] = bookmark
@@ -198,7 +198,10 @@ class CustomersStream(HomeleStream):
         self,
         context: Context | None = None,  # noqa: ARG002
     ) -> None:
-        """Set none yet: the SDK's is the local clock, the scan's is the server's."""
+        """Set none yet: the SDK's is the local clock, the scan's is the server's.
+
+        ``_save`` sets that one, once the first answer has told the server's time.
+        """
         return
 
     def get_records(self, context: Context | None) -> Iterator[records.Record]:
@@ -218,7 +221,10 @@ class CustomersStream(HomeleStream):
         self._resume()
         try:
             yield from super().get_records(context)
+        except TokenError:
+            raise
         except FatalAPIError as error:
+            # A cursor that always fails must not hold up every run to come.
             if not self._scan.resumed or self._scan.pages:
                 raise
             self._restart(f"its next page cannot be read ({error})")
@@ -254,7 +260,7 @@ class CustomersStream(HomeleStream):
         state = self.get_context_state(None)
         checkpoint = state.pop("scan", None)
         if self.is_incremental:
-            # Where there are none yet, the SDK warns that it cannot resume.
+            # When the SDK makes them itself, it warns that it cannot resume.
             state.setdefault("progress_markers", {})
         if checkpoint is None:
             return
@@ -297,7 +303,7 @@ class CustomersStream(HomeleStream):
         if newest := max(filter(None, (scan.newest, scan.bookmark)), default=None):
             markers["replication_key"] = self.replication_key
             markers["replication_key_value"] = newest
-        if scan.limit is None and next_cursor is not None:
+        if next_cursor is not None and not scan.over_head:
             state["scan"] = scan.checkpoint(next_cursor)
         # A batch that is not full yet is not written yet: there the SDK writes the
         # state, after each batch.
@@ -305,9 +311,14 @@ class CustomersStream(HomeleStream):
             self._tap.state_writer.write_state(self.tap_state)
 
     def _close(self) -> None:
-        """Finish: nothing of the scan stays in the state but the bookmark."""
+        """Finish: nothing of the scan stays in the state but the bookmark.
+
+        The checkpoint becomes null, and is not left out, since Meltano merges the
+        states of a full refresh key by key.
+        """
         scan = self._scan
-        self.get_context_state(None).pop("scan", None)
+        if self.is_incremental:
+            self.get_context_state(None)["scan"] = None
         if not scan.by_last_activity:
             self.logger.warning(
                 "The list does not run by last activity, as it was expected to: "

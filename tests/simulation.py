@@ -75,6 +75,15 @@ def _stored(record: Customer) -> Customer:
     return stored
 
 
+def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Merge states as Meltano does: objects key by key, anything else replaced."""
+    merged = dict(old)
+    for key, value in new.items():
+        is_object = isinstance(value, dict)
+        merged[key] = _merge(merged.get(key) or {}, value) if is_object else value
+    return merged
+
+
 def _expected(row: Customer) -> Customer:
     expected = dict(row)
     for name in TIMES:
@@ -264,6 +273,7 @@ class Simulation:
                 kill_after=self.dice.choice((10**9, self.dice.randint(0, 40))),
                 confirms_all=self.dice.random() < 0.6,
                 filtered=not self.full_table and self.dice.random() < 0.15,
+                refresh=not self.full_table and self.dice.random() < 0.15,
             )
         self.busy = 0.0
         self._pass(LONGEST_COMMIT)
@@ -275,7 +285,7 @@ class Simulation:
         self._compare()
 
     def _interrupted(self) -> bool:
-        return "scan" in self._stream_state()
+        return bool(self._stream_state().get("scan"))
 
     def _stream_state(self) -> dict[str, Any]:
         state: dict[str, Any] = (self.state or {}).get("bookmarks", {})
@@ -288,17 +298,23 @@ class Simulation:
         kill_after: int = 10**9,
         confirms_all: bool = True,
         filtered: bool = False,
+        refresh: bool = False,
     ) -> None:
-        """Run the tap once, and let the target take what it gives."""
-        if not self._interrupted():
+        """Run the tap once, and let the target take what it gives.
+
+        ``refresh`` is Meltano's full refresh: into a new database, say.
+        """
+        if refresh:
+            self.replica.rows.clear()
+        if refresh or not self._interrupted():
             self.there = set(self.sandbox.customers)
             # Nobody can see these before their next update, and it may come too late.
             self.moved = set(self.unseen)
         before = self.replica.copy()
-        self._say(f"run, kill after {kill_after}, filtered {filtered}")
+        self._say(f"run, kill after {kill_after}, {filtered=}, {refresh=}")
         output = sync(
             self.sandbox,
-            state=self.state,
+            state=None if refresh else self.state,
             catalog=catalog_of("FULL_TABLE" if self.full_table else "INCREMENTAL"),
             kill_after=kill_after,
             page_size=self.page_size,
@@ -306,19 +322,25 @@ class Simulation:
             filter_owner_ids=[1] if filtered else [],
         )
         killed = len(output.messages) == kill_after
-        confirmed = self._confirmed(output, everything=confirms_all or not killed)
+        confirmed = self._confirmed(
+            output, everything=confirms_all or not killed, refresh=refresh
+        )
         self._say(f"ended, killed {killed}, {confirmed} messages stored")
         self.replica.take(output.messages[:confirmed])
         self._check_rows_in_place(before, output.messages[:confirmed])
         if not killed and not filtered:
             self._check_presence()
 
-    def _confirmed(self, output: Output, *, everything: bool) -> int:
-        """Take the last state that the target confirms; give what it has stored."""
+    def _confirmed(self, output: Output, *, everything: bool, refresh: bool) -> int:
+        """Take the states that the target confirms; give how much it has stored."""
         at = [i for i, m in enumerate(output.messages) if m["type"] == "STATE"]
         if not everything:
             at = at[: self.dice.randint(0, len(at))]
-        if at:
+        if refresh:
+            # Meltano merges the states of a full refresh into the one before.
+            for index in at:
+                self.state = _merge(self.state or {}, output.messages[index]["value"])
+        elif at:
             self.state = output.messages[at[-1]]["value"]
         if everything:
             return len(output.messages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import signal
@@ -245,7 +246,7 @@ def test_an_interrupted_scan_goes_on_where_it_was(
     assert infos(caplog) == [
         f"Going on with the scan of {began}, which was interrupted."
     ]
-    assert "scan" not in stream_state(second.state)
+    assert stream_state(second.state)["scan"] is None
     newest = max(row["updated_at"] for row in sandbox.customers.values())
     assert stream_state(second.state)["replication_key_value"] == newest
 
@@ -325,11 +326,9 @@ def test_what_changed_between_the_runs_comes_with_the_run_after(
 
 
 STALE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "another bookmark": (
-        lambda state: state.update(
-            replication_key="updated_at", replication_key_value=LONG_AGO
-        ),
-        "it began at another bookmark",
+    "a later bookmark": (
+        lambda state: state["scan"].update(bookmark=LONG_AGO),
+        "it began at a later bookmark",
     ),
     "older than a week": (
         lambda state: state["scan"].update(
@@ -384,7 +383,45 @@ def test_a_checkpoint_that_does_not_fit_is_not_taken_up(
     assert infos(caplog) == [
         f"{not_going_on}: {reason}. Reading from the top of the list."
     ]
-    assert "scan" not in stream_state(output.state)
+    assert stream_state(output.state)["scan"] is None
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"start_date": "2024-06-01"}], ids=str)
+def test_an_interrupted_full_refresh_is_owed(
+    sandbox: Sandbox,
+    settings: dict[str, Any],
+    resumable: bool,  # noqa: FBT001
+) -> None:
+    """Meltano puts its checkpoint beside the bookmark of the runs before."""
+    everyone = sync(sandbox, **settings)
+    merged = copy.deepcopy(everyone.state)
+    refresh = sync(sandbox, kill_after=1 + 4 * 101 + 50, **settings)
+    checkpoint = stream_state(refresh.state)["scan"]
+    stream_state(merged)["scan"] = checkpoint
+    if not resumable:
+        checkpoint["started"] = LONG_AGO
+
+    after = sync(sandbox, state=merged, **settings)
+
+    confirmed = refresh.ids[:400] if resumable else []
+    assert set(confirmed) | set(after.ids) == set(everyone.ids)
+    assert len(confirmed) + len(after.ids) == len(everyone.ids)
+    assert stream_state(after.state)["scan"] is None
+
+
+def test_a_token_that_was_revoked_does_not_start_a_scan_anew(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = interrupted(sandbox).state
+    sandbox.requests.clear()
+    sandbox.tokens.clear()
+
+    with pytest.raises(FatalAPIError, match="Homele does not know the token"):
+        sync(sandbox, state=state)
+
+    assert len(sandbox.requests) == 1
+    assert "Not going on" not in caplog.text
 
 
 def test_a_full_table_is_not_resumed(
@@ -487,7 +524,7 @@ def test_other_filters_read_everything(
     assert (
         caplog.messages.count(
             "The filters or the address are not those of the last run: reading all "
-            "customers, since some may match only now."
+            "customers."
         )
         == 1
     )

@@ -172,6 +172,22 @@ def test_the_newest_update_that_is_carried_over_changes_nothing_for_the_worse(
         assert play(seed) is None
 
 
+def test_the_bookmark_that_is_carried_over_is_needed(
+    play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a full refresh that was interrupted is forgotten."""
+    resume = Scan.resume
+
+    def not_owed(self: Scan, checkpoint: dict[str, Any]) -> None:
+        if checkpoint["bookmark"] != self.bookmark:
+            raise ValueError("it began at another bookmark")
+        resume(self, checkpoint)
+
+    monkeypatch.setattr(Scan, "resume", not_owed)
+
+    assert lose(play)
+
+
 def test_the_fingerprint_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
