@@ -23,6 +23,13 @@ if t.TYPE_CHECKING:
 # that it carries. Whatever was written shortly before a scan may have been missed.
 OVERLAP = timedelta(minutes=5)
 
+# The same for what moves while the head of the list is read, and read again. It is
+# shorter, so that a busy list comes to an end.
+LAG = timedelta(minutes=1)
+
+# How ``records.utc`` spells the beginning of a day.
+MIDNIGHT = "T00:00:00+00:00"
+
 # An interrupted scan that began longer ago is read anew: too much has moved since.
 RESUMABLE = timedelta(days=7)
 
@@ -76,9 +83,13 @@ class Scan:
     pass_started: str | None = None
     limit: str | None = None
     limit_reached: bool = False
+    # From the first customer on that may have moved to where it is: how many pages.
+    moving: bool = False
+    moving_pages: int = 0
 
     # The order of the list, as far as this run has seen it.
     by_last_activity: bool = True
+    by_day: bool = False
     nulls_last: bool = False
     previous: str | None = None
 
@@ -91,7 +102,7 @@ class Scan:
         """The latest that the bookmark may become, None before the first answer."""
         if self.started is None:
             return None
-        return (datetime.fromisoformat(self.started) - OVERLAP).isoformat()
+        return _before(self.started, OVERLAP)
 
     @property
     def resumed(self) -> bool:
@@ -105,19 +116,23 @@ class Scan:
 
     # A page.
 
-    def begin_page(self, server_time: datetime | None) -> None:
-        """Take note of the clocks at the beginning of a pass.
+    def begin_page(self, server_time: datetime | None, page: list[Record]) -> None:
+        """Take note of the clocks at the beginning of a pass, and of a page.
 
         Args:
             server_time: The server's clock. The scan begins by it, since a local clock
                 that runs ahead would move the bookmark past changes not yet seen; by
                 the local one only where the server's is missing or later.
+            page: The customers of the page.
         """
         if self.pages == 0:
-            now = local_time()
+            # Whole seconds, as the server's: the API may write times without more.
+            now = local_time().replace(microsecond=0)
             self.pass_started = (server_time or now).isoformat()
             if self.started is None:
                 self.started = min(server_time or now, now).isoformat()
+        times = [at for record in page if (at := record.get("last_activity_at"))]
+        self.by_day = bool(times) and all(at.endswith(MIDNIGHT) for at in times)
 
     def sees(self, record: Record) -> bool:
         """Take note of a customer, and tell whether it is wanted.
@@ -134,16 +149,31 @@ class Scan:
             self.newest = updated_at
         self._note_order(last_activity_at)
         self.edge = (last_activity_at or "", record["id"])
-        if self.limit and (not last_activity_at or last_activity_at < self.limit):
-            # It has not moved since the scan began, in this run or an earlier one, so
-            # the first pass has seen it where it is.
-            return False
+        active_until = self._latest(last_activity_at)
+        if self.limit is not None:
+            if active_until < self.limit:
+                # It has not moved since the scan began, in this run or an earlier one,
+                # so the first pass has seen it where it is.
+                return False
+            self.moving = self.moving or not self._is_ahead(last_activity_at)
         return (
             self.bookmark is None
             or updated_at is None
             or updated_at >= self.bookmark
-            or (last_activity_at is not None and last_activity_at >= self.bookmark)
+            or active_until >= self.bookmark
         )
+
+    def _latest(self, last_activity_at: str | None) -> str:
+        """Give the latest that a last activity can have been: a day, until its end.
+
+        The cursor in the vendor's document holds a day, and the list may do so too.
+        """
+        at = last_activity_at or ""
+        return at.replace(MIDNIGHT, "T23:59:59.999999+00:00") if self.by_day else at
+
+    def _is_ahead(self, last_activity_at: str | None) -> bool:
+        """Tell whether a last activity is ahead of all clocks: nobody moves there."""
+        return (last_activity_at or "") > _before(self.pass_started or "", -OVERLAP)
 
     def _note_order(self, last_activity_at: str | None) -> None:
         if last_activity_at is None:
@@ -152,15 +182,18 @@ class Scan:
             self.nulls_last = self.nulls_last or self.previous is not None
             self.limit_reached = self.limit_reached or self.nulls_last
             return
-        if self.previous is not None and last_activity_at > self.previous:
+        # The list may be sorted by parts of a second that the API does not write.
+        seconds = slice(len("2026-02-15T09:45:00"))
+        if self.previous and last_activity_at[seconds] > self.previous[seconds]:
             self.by_last_activity = False
         self.previous = last_activity_at
-        if self.limit and last_activity_at < self.limit:
+        if self.limit and self._latest(last_activity_at) < self.limit:
             self.limit_reached = True
 
     def end_page(self) -> None:
         """Count a page that was read to its end."""
         self.pages += 1
+        self.moving_pages += self.moving
 
     @property
     def enough(self) -> bool:
@@ -173,25 +206,30 @@ class Scan:
         """Go back to the top of the list, unless the scan is closed or cannot be.
 
         Customers that moved while a pass was read sit at the top. The first pass over
-        the head goes down to the signpost, because of transactions that commit late;
-        each other goes down to the start of the one before it.
+        the head goes down to the signpost; each other makes up for what moved during
+        the one before it.
 
         Returns:
             Whether the head is to be read, down to ``limit``.
         """
-        # One page is read at once, so nothing moves during it. Of a resumed pass, one
-        # page is only the last.
-        self.closed = self.pages <= 1 and (self.over_head or not self.resumed)
+        # One page is read at once, so nothing moves during it.
+        if self.over_head:
+            self.closed = self.moving_pages <= 1
+        else:
+            # Of a pass that was resumed, one page is only the last.
+            self.closed = self.pages <= 1 and not self.resumed
         if self.closed or not self.by_last_activity or self.rounds == MAX_ROUNDS:
             return False
         if self.previous is None and not self.resumed:
             # In the whole list nobody has an activity. Whoever has one now is at the
             # top, and ends with the first who has none; or is below, and was seen.
             self.nulls_last = True
-        self.limit = self.pass_started if self.over_head else self.signpost
-        self.limit_reached = False
+        self.limit = (
+            _before(self.pass_started or "", LAG) if self.over_head else self.signpost
+        )
+        self.limit_reached = self.moving = False
         self.previous = None
-        self.pages = 0
+        self.pages = self.moving_pages = 0
         self.rounds += 1
         return True
 
@@ -256,7 +294,8 @@ class Scan:
         """Tell whether a page goes on where an earlier run was interrupted.
 
         A server that cannot read a cursor gives the first page, without an error
-        (Laravel). The first customer of that page comes before.
+        (Laravel). The first customer of that page comes before. It can look so, too,
+        where the list is sorted by more than the API writes.
 
         Args:
             record: The first customer of the page.
@@ -268,3 +307,7 @@ class Scan:
     def restart(self) -> None:
         """Read from the top after all."""
         self.cursor = self.started = self.newest = self.edge = None
+
+
+def _before(moment: str, span: timedelta) -> str:
+    return (datetime.fromisoformat(moment) - span).isoformat()

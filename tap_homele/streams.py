@@ -247,13 +247,22 @@ class CustomersStream(HomeleStream):
         """
         scan = self._scan
         page = [records.fit(row) for row in super().parse_response(response)]
+        first = scan.resumed and not scan.pages and not scan.over_head
         if page and not scan.follows(page[0]):
-            self._restart("Homele answered with the first page of the list")
-        scan.begin_page(server_time(response))
+            # Whatever page it is, all that follows is read, and what was carried over
+            # from the earlier run only makes the bookmark older.
+            self.logger.info(
+                "Homele answered with the first page of the list: the scan that was "
+                "interrupted is read from the top."
+            )
+        scan.begin_page(server_time(response), page)
         yield from filter(scan.sees, page)
         # The SDK has written all of the page's records when it asks for more.
+        next_cursor = self._paginator.next_cursor(response)
+        if first and not page and next_cursor is None:
+            raise FatalAPIError("the list ended there")
         scan.end_page()
-        self._save(self._paginator.next_cursor(response))
+        self._save(next_cursor)
 
     def _resume(self) -> None:
         """Go on with an interrupted scan, if the state has one that fits."""
@@ -288,14 +297,14 @@ class CustomersStream(HomeleStream):
         """Write how far the scan has come, after a page.
 
         The shape of the state is the SDK's: when a sync ends, the newest value in
-        ``progress_markers``, cut to the signpost, becomes the bookmark. ``scan`` and
-        ``asked`` are the tap's own.
+        ``progress_markers``, cut to the signpost, becomes the bookmark. ``scan`` is the
+        tap's own, and so is ``asked``, the fingerprint of the list that the bookmark
+        is for.
         """
         if not self.is_incremental:
             return
         scan = self._scan
         state = self.get_context_state(None)
-        state["asked"] = scan.asked
         state["replication_key_signpost"] = scan.signpost
         markers = state.setdefault("progress_markers", {})
         # A customer that is wanted for its activity alone may have been updated long
@@ -318,7 +327,7 @@ class CustomersStream(HomeleStream):
         """
         scan = self._scan
         if self.is_incremental:
-            self.get_context_state(None)["scan"] = None
+            self.get_context_state(None).update(scan=None, asked=scan.asked)
         if not scan.by_last_activity:
             self.logger.warning(
                 "The list does not run by last activity, as it was expected to: "

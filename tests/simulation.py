@@ -108,6 +108,10 @@ class Simulation:
         self.page_size = dice.randint(1, 4)
         self.skew = timedelta(seconds=dice.choice((0, 0, 3600, -3600, 90)))
         self.mixed = dice.random() < 0.5
+        # The clock of the web server is ahead of that of the database, in seconds.
+        self.ahead = dice.choice((0, 0, 2, 20))
+        nulls = dice.choice(("", "", "~"))  # last as MySQL, or first as PostgreSQL
+        self.sandbox.key = lambda row: (row["last_activity_at"] or nulls, row["id"])
         self.state: dict[str, Any] | None = None
         self.replica = Replica()
         # Transactions that are not committed yet: when they will be, and what they do.
@@ -133,7 +137,7 @@ class Simulation:
 
     def _clock(self) -> float:
         """The clock of the server."""
-        return self.now.timestamp()
+        return self.now.timestamp() + self.ahead
 
     # What happens.
 

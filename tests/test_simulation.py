@@ -95,7 +95,11 @@ def test_the_clock_of_the_server_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin_page = Scan.begin_page
-    monkeypatch.setattr(Scan, "begin_page", lambda self, _: begin_page(self, None))
+
+    def by_ours(self: Scan, _: datetime | None, page: list[dict[str, Any]]) -> None:
+        begin_page(self, None, page)
+
+    monkeypatch.setattr(Scan, "begin_page", by_ours)
 
     assert lose(play)
 
@@ -139,7 +143,7 @@ def test_closing_the_scan_until_it_holds_still_is_needed(
 
     monkeypatch.setattr(Scan, "reopen", once)
 
-    assert lose(play, start=430)
+    assert lose(play, start=630)
 
 
 def test_the_start_that_is_carried_over_is_needed(
@@ -185,7 +189,7 @@ def test_the_bookmark_that_is_carried_over_is_needed(
 
     monkeypatch.setattr(Scan, "resume", not_owed)
 
-    assert lose(play)
+    assert lose(play, start=190)
 
 
 def test_the_fingerprint_is_needed(
@@ -212,4 +216,4 @@ def test_the_version_at_the_end_is_needed(
 ) -> None:
     monkeypatch.delattr(CustomersStream, "_write_activate_version_message")
 
-    assert "are gone from the replica" in lose(play, start=50)
+    assert "are gone from the replica" in lose(play, start=180)
