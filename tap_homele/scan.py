@@ -250,7 +250,7 @@ class Scan:
             "asked": self.asked,
         }
 
-    def resume(self, checkpoint: t.Any) -> None:
+    def resume(self, checkpoints: t.Any) -> None:
         """Go on where an earlier run was interrupted.
 
         The start of the scan carries over, and so does the signpost: what changed
@@ -260,13 +260,14 @@ class Scan:
         its checkpoint.
 
         Args:
-            checkpoint: What ``checkpoint`` gave, from the state, which can have been
-                edited, or merged with another.
+            checkpoints: A list with what ``checkpoint`` gave, from the state, which can
+                have been edited.
 
         Raises:
             ValueError: If the list is better read from the top, with the reason.
         """
         try:
+            (checkpoint,) = checkpoints
             cursor = checkpoint["cursor"]
             started = utc(checkpoint["started"])
             newest = checkpoint["newest"] and utc(checkpoint["newest"])

@@ -267,17 +267,17 @@ class CustomersStream(HomeleStream):
     def _resume(self) -> None:
         """Go on with an interrupted scan, if the state has one that fits."""
         state = self.get_context_state(None)
-        checkpoint = state.pop("scan", None)
+        checkpoints = state.pop("scan", None)
         if self.is_incremental:
             # When the SDK makes them itself, it warns that it cannot resume.
             state.setdefault("progress_markers", {})
-        if checkpoint is None:
+        if not checkpoints:
             return
         if not self.is_incremental:
             self._restart("a full table is always read from the top")
             return
         try:
-            self._scan.resume(checkpoint)
+            self._scan.resume(checkpoints)
         except ValueError as reason:
             self._restart(str(reason))
             return
@@ -298,8 +298,8 @@ class CustomersStream(HomeleStream):
 
         The shape of the state is the SDK's: when a sync ends, the newest value in
         ``progress_markers``, cut to the signpost, becomes the bookmark. ``scan`` is the
-        tap's own, and so is ``asked``, the fingerprint of the list that the bookmark
-        is for.
+        tap's own, a list of one checkpoint, and so is ``asked``, the fingerprint of the
+        list that the bookmark is for.
         """
         if not self.is_incremental:
             return
@@ -313,7 +313,7 @@ class CustomersStream(HomeleStream):
             markers["replication_key"] = self.replication_key
             markers["replication_key_value"] = newest
         if next_cursor is not None and not scan.over_head:
-            state["scan"] = scan.checkpoint(next_cursor)
+            state["scan"] = [scan.checkpoint(next_cursor)]
         # A batch that is not full yet is not written yet: there the SDK writes the
         # state, after each batch.
         if not self.get_batch_config(self.config):
@@ -322,12 +322,12 @@ class CustomersStream(HomeleStream):
     def _close(self) -> None:
         """Finish: nothing of the scan stays in the state but the bookmark.
 
-        The checkpoint becomes null, and is not left out, since Meltano merges the
-        states of a full refresh key by key.
+        ``scan`` becomes empty, and is not left out: Meltano merges the states of a full
+        refresh key by key. For the same reason it is a list, which is replaced whole.
         """
         scan = self._scan
         if self.is_incremental:
-            self.get_context_state(None).update(scan=None, asked=scan.asked)
+            self.get_context_state(None).update(scan=[], asked=scan.asked)
         if not scan.by_last_activity:
             self.logger.warning(
                 "The list does not run by last activity, as it was expected to: "

@@ -76,11 +76,14 @@ def _stored(record: Customer) -> Customer:
 
 
 def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Merge states as Meltano does: objects key by key, anything else replaced."""
+    """Merge states as Meltano does: objects key by key, anything else replaced.
+
+    Like Meltano it cannot merge an object into what is none, null included.
+    """
     merged = dict(old)
     for key, value in new.items():
         is_object = isinstance(value, dict)
-        merged[key] = _merge(merged.get(key) or {}, value) if is_object else value
+        merged[key] = _merge(merged.get(key, {}), value) if is_object else value
     return merged
 
 

@@ -46,6 +46,12 @@ def stream_state(state: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def checkpoint_of(state: dict[str, Any]) -> dict[str, Any]:
+    (found,) = stream_state(state)["scan"]
+    checkpoint: dict[str, Any] = found
+    return checkpoint
+
+
 def ids(urls: list[str]) -> list[str]:
     """Give the cursors that were asked for, "" for the first page."""
     return [url.partition("cursor=")[2] for url in urls]
@@ -342,7 +348,7 @@ def test_an_interrupted_scan_goes_on_where_it_was(
     caplog.set_level(logging.INFO)
     first = interrupted(sandbox)
     asked = len(sandbox.urls)
-    began = stream_state(first.state)["scan"]["started"]
+    began = checkpoint_of(first.state)["started"]
 
     second = sync(sandbox, state=first.state)
 
@@ -358,7 +364,7 @@ def test_an_interrupted_scan_goes_on_where_it_was(
     assert infos(caplog) == [
         f"Going on with the scan of {began}, which was interrupted."
     ]
-    assert stream_state(second.state)["scan"] is None
+    assert stream_state(second.state)["scan"] == []
     newest = max(row["updated_at"] for row in sandbox.customers.values())
     assert stream_state(second.state)["replication_key_value"] == newest
 
@@ -368,7 +374,7 @@ def test_each_page_is_followed_by_a_state(sandbox: Sandbox) -> None:
 
     at = [i for i, m in enumerate(output.messages) if m["type"] == "STATE"]
     assert at[:PAGES] == [101 * page for page in range(1, PAGES + 1)]
-    cursors = [stream_state(state)["scan"]["cursor"] for state in output.states[:9]]
+    cursors = [checkpoint_of(state)["cursor"] for state in output.states[:9]]
     assert cursors == ids(sandbox.urls)[1:PAGES]
     assert len(set(cursors)) == 9
 
@@ -408,7 +414,7 @@ def test_twice_interrupted(sandbox: Sandbox) -> None:
     third = sync(sandbox, state=second.state)
 
     assert len(third.ids) == 500
-    started = {stream_state(o.state)["scan"]["started"] for o in (first, second)}
+    started = {checkpoint_of(o.state)["started"] for o in (first, second)}
     assert len(started) == 1
 
 
@@ -439,11 +445,11 @@ def test_what_changed_between_the_runs_comes_with_the_run_after(
 
 STALE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a later bookmark": (
-        lambda state: state["scan"].update(bookmark=LONG_AGO),
+        lambda state: state["scan"][0].update(bookmark=LONG_AGO),
         "it began at a later bookmark",
     ),
     "older than a week": (
-        lambda state: state["scan"].update(
+        lambda state: state["scan"][0].update(
             started=(
                 datetime.now(timezone.utc) - timedelta(days=7, hours=1)
             ).isoformat()
@@ -451,23 +457,23 @@ STALE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "it began more than 7 days ago",
     ),
     "other filters": (
-        lambda state: state["scan"].update(asked="other"),
+        lambda state: state["scan"][0].update(asked="other"),
         "it read with other filters, or from another address",
     ),
     "no cursor": (
-        lambda state: state["scan"].update(cursor=None),
+        lambda state: state["scan"][0].update(cursor=None),
         "its checkpoint is unreadable",
     ),
     "no start": (
-        lambda state: state["scan"].pop("started"),
+        lambda state: state["scan"][0].pop("started"),
         "its checkpoint is unreadable",
     ),
     "an unreadable start": (
-        lambda state: state["scan"].update(started="then"),
+        lambda state: state["scan"][0].update(started="then"),
         "its checkpoint is unreadable",
     ),
     "an unreadable edge": (
-        lambda state: state["scan"].update(edge=["x"]),
+        lambda state: state["scan"][0].update(edge=["x"]),
         "its checkpoint is unreadable",
     ),
     "not an object": (
@@ -495,7 +501,7 @@ def test_a_checkpoint_that_does_not_fit_is_not_taken_up(
     assert infos(caplog) == [
         f"{not_going_on}: {reason}. Reading from the top of the list."
     ]
-    assert stream_state(output.state)["scan"] is None
+    assert stream_state(output.state)["scan"] == []
 
 
 @pytest.mark.parametrize("resumable", [True, False])
@@ -509,17 +515,16 @@ def test_an_interrupted_full_refresh_is_owed(
     everyone = sync(sandbox, **settings)
     merged = copy.deepcopy(everyone.state)
     refresh = sync(sandbox, kill_after=1 + 4 * 101 + 50, **settings)
-    checkpoint = stream_state(refresh.state)["scan"]
-    stream_state(merged)["scan"] = checkpoint
+    stream_state(merged)["scan"] = stream_state(refresh.state)["scan"]
     if not resumable:
-        checkpoint["started"] = LONG_AGO
+        checkpoint_of(merged)["started"] = LONG_AGO
 
     after = sync(sandbox, state=merged, **settings)
 
     confirmed = refresh.ids[:400] if resumable else []
     assert set(confirmed) | set(after.ids) == set(everyone.ids)
     assert len(confirmed) + len(after.ids) == len(everyone.ids)
-    assert stream_state(after.state)["scan"] is None
+    assert stream_state(after.state)["scan"] == []
 
 
 def test_a_token_that_was_revoked_does_not_start_a_scan_anew(
@@ -557,7 +562,7 @@ def test_a_server_that_ignores_the_cursor_is_noticed(
 ) -> None:
     """Laravel answers a cursor that it cannot read with the first page."""
     state = interrupted(sandbox).state
-    stream_state(state)["scan"]["cursor"] = "garbled"
+    checkpoint_of(state)["cursor"] = "garbled"
     sandbox.requests.clear()
     caplog.set_level(logging.INFO)
 
@@ -604,7 +609,7 @@ def test_a_resumed_scan_whose_page_is_malformed_starts_anew(
     sandbox: Sandbox, change: Callable[[dict[str, Any], str], object]
 ) -> None:
     state = interrupted(sandbox).state
-    cursor = stream_state(state)["scan"]["cursor"]
+    cursor = checkpoint_of(state)["cursor"]
     sandbox.fail(faults.page(sandbox, lambda page: change(page, cursor)))
 
     output = sync(sandbox, state=state)

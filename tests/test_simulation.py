@@ -151,8 +151,8 @@ def test_the_start_that_is_carried_over_is_needed(
 ) -> None:
     resume = Scan.resume
 
-    def anew(self: Scan, checkpoint: object) -> None:
-        resume(self, checkpoint)
+    def anew(self: Scan, checkpoints: object) -> None:
+        resume(self, checkpoints)
         self.started = None
 
     monkeypatch.setattr(Scan, "resume", anew)
@@ -166,8 +166,8 @@ def test_the_newest_update_that_is_carried_over_changes_nothing_for_the_worse(
     """Without it the bookmark is older, so more comes again, and nothing is lost."""
     resume = Scan.resume
 
-    def forgetful(self: Scan, checkpoint: object) -> None:
-        resume(self, checkpoint)
+    def forgetful(self: Scan, checkpoints: object) -> None:
+        resume(self, checkpoints)
         self.newest = None
 
     monkeypatch.setattr(Scan, "resume", forgetful)
@@ -182,10 +182,10 @@ def test_the_bookmark_that_is_carried_over_is_needed(
     """Or a full refresh that was interrupted is forgotten."""
     resume = Scan.resume
 
-    def not_owed(self: Scan, checkpoint: dict[str, Any]) -> None:
-        if checkpoint["bookmark"] != self.bookmark:
+    def not_owed(self: Scan, checkpoints: list[dict[str, Any]]) -> None:
+        if checkpoints[0]["bookmark"] != self.bookmark:
             raise ValueError("it began at another bookmark")
-        resume(self, checkpoint)
+        resume(self, checkpoints)
 
     monkeypatch.setattr(Scan, "resume", not_owed)
 
