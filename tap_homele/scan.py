@@ -281,11 +281,13 @@ class Scan:
             raise ValueError("its checkpoint is unreadable") from None
         if not isinstance(cursor, str) or not cursor or not started:
             raise ValueError("its checkpoint is unreadable")
-        if (bookmark or "") > (self.bookmark or ""):
-            raise ValueError("it began at a later bookmark")
-        self.bookmark = bookmark
+        owed = (bookmark or "") <= (self.bookmark or "")
+        if owed:
+            self.bookmark = bookmark
         if not same_list:
             raise ValueError("it read with other filters, or from another address")
+        if not owed:
+            raise ValueError("it began at a later bookmark")
         if local_time() - datetime.fromisoformat(started) > RESUMABLE:
             raise ValueError(f"it began more than {RESUMABLE.days} days ago")
         self.cursor, self.started = cursor, started

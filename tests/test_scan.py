@@ -527,6 +527,22 @@ def test_an_interrupted_full_refresh_is_owed(
     assert stream_state(after.state)["scan"] == []
 
 
+def test_other_filters_after_an_interruption_say_so(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    everyone = sync(sandbox)
+    interrupted_again = sync(
+        sandbox, state=everyone.state, kill_after=6, start_date="2020-01-01"
+    )
+    caplog.set_level(logging.INFO)
+
+    output = sync(sandbox, state=interrupted_again.state, filter_owner_ids=[1])
+
+    owned = [r for r in sandbox.customers.values() if (r["owner"] or {}).get("id") == 1]
+    assert len(output.ids) == len(owned)
+    assert "it read with other filters, or from another address" in infos(caplog)[0]
+
+
 def test_a_token_that_was_revoked_does_not_start_a_scan_anew(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
