@@ -132,6 +132,7 @@ class Simulation:
         self.sandbox.meanwhile = self._meanwhile
         self.sandbox.render = self._render
         self.busy = 0.0
+        self.refresh_again = False
 
     @property
     def local_time(self) -> datetime:
@@ -309,8 +310,10 @@ class Simulation:
     ) -> None:
         """Run the tap once, and let the target take what it gives.
 
-        ``refresh`` is Meltano's full refresh: into a new database, say.
+        ``refresh`` is Meltano's full refresh: into a new database, say. One that ended
+        before its first state has left no trace, and the user asks for it again.
         """
+        refresh = refresh or self.refresh_again
         if refresh:
             self.replica.rows.clear()
         if refresh or not self._interrupted():
@@ -343,6 +346,7 @@ class Simulation:
         at = [i for i, m in enumerate(output.messages) if m["type"] == "STATE"]
         if not everything:
             at = at[: self.dice.randint(0, len(at))]
+        self.refresh_again = refresh and not at
         if refresh:
             # Meltano merges the states of a full refresh into the one before.
             for index in at:
