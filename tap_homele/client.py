@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import email.utils
 import functools
+import json
 import typing as t
 from datetime import datetime, timezone
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from http import HTTPStatus
 from importlib.metadata import version
 from urllib.parse import urlsplit
@@ -17,6 +18,8 @@ import requests
 from singer_sdk.authenticators import BearerTokenAuthenticator
 from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 from singer_sdk.streams import RESTStream
+
+from tap_homele import records
 
 if t.TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -39,7 +42,44 @@ TRANSIENT = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT}
 # What a body is when it was read: one JSON object.
 Answer = dict[str, t.Any]
 
-_decode = msgspec.json.Decoder(float_hook=Decimal).decode
+# JSON numbers have no bounds, and databases do: what is beyond 10^1000 becomes text.
+MAX_EXPONENT = 1000
+
+
+def _number(text: str) -> Decimal | str:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return text
+    return text if abs(number.adjusted()) > MAX_EXPONENT else number
+
+
+_decoder = msgspec.json.Decoder(float_hook=_number)
+
+
+def decode(body: bytes) -> t.Any:
+    """Parse JSON, with every digit of its numbers and every character of its texts.
+
+    Args:
+        body: The body of an answer.
+
+    Returns:
+        What it holds, as ``records.storable`` spells it; numbers with a fraction or an
+        exponent as ``Decimal``.
+
+    Raises:
+        ValueError: If it is not JSON, or nested too deeply to be read.
+    """
+    try:
+        value = _decoder.decode(body)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except msgspec.DecodeError:
+        # msgspec does not take half a pair of surrogates, which JSON can spell out.
+        if b"\\ud" not in body.lower():
+            raise ValueError("not JSON") from None
+        value = records.storable(json.loads(body, parse_float=_number))
+    return records.storable(value) if b"\\u0000" in body else value
 
 
 def base_url(api_url: str) -> str:
@@ -215,8 +255,8 @@ class HomeleStream(RESTStream[str | None]):
 
     def _parse(self, response: requests.Response) -> Answer:
         try:
-            body = _decode(response.content)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            body = decode(response.content)
+        except ValueError:
             kind = response.headers.get("Content-Type", "no content type")
             raise RetriableAPIError(
                 f"{_endpoint(response)} was answered with something that is not JSON "
@@ -392,8 +432,8 @@ def _endpoint(response: requests.Response) -> str:
 def _body(response: requests.Response) -> Answer:
     """Read the body of an error, which may be anything."""
     try:
-        body = _decode(response.content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        body = decode(response.content)
+    except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
 

@@ -1,13 +1,52 @@
-"""One row of the API becomes one record that fits the schema."""
+"""One row of the API becomes one record that fits the schema, and nothing is dropped.
+
+What no column can hold, and what the schema does not know, goes into the open object
+``additional_properties`` under its own name.
+"""
 
 from __future__ import annotations
 
+import re
 import typing as t
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
+from decimal import Decimal
 
 Record = dict[str, t.Any]
 
-TIMES = ("created_at", "updated_at", "last_activity_at")
+# Takes the name of a field of a row and the row's id.
+Notice = t.Callable[[str, int], None]
+
+# Makes a value fit a column, or raises MisfitError.
+Fit = t.Callable[[t.Any], t.Any]
+
+# The column for whatever has no column.
+ADDITIONAL = "additional_properties"
+
+# What no target can be expected to hold in an integer column.
+BIGINT = 2**63
+
+# JSON can spell out what UTF-8 (half a pair) or PostgreSQL (NUL) cannot hold.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+_DECIMAL = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
+_INTEGER = re.compile(r"-?\d{1,19}", re.ASCII)
+
+
+class MisfitError(ValueError):
+    """A value, or a row, that does not fit.
+
+    Attributes:
+        fitting: The part of it that its column can hold.
+        rest: The parts that it cannot, by their names; None, if it is the whole value.
+    """
+
+    def __init__(
+        self, reason: str = "", fitting: t.Any = None, rest: Record | None = None
+    ) -> None:
+        """Say what does not fit."""
+        super().__init__(reason)
+        self.fitting = fitting
+        self.rest = rest
 
 
 def utc(value: object) -> str | None:
@@ -35,15 +74,169 @@ def utc(value: object) -> str | None:
         return None
 
 
-def fit(row: Record) -> Record:
-    """Make a record of a row.
+def storable(value: t.Any) -> t.Any:
+    r"""Spell out the characters that a target could not store.
 
     Args:
-        row: A customer as the API sent it. It is changed.
+        value: Any JSON.
 
     Returns:
-        The same, its times in UTC, null where they are missing or unreadable.
+        The same, with NUL and lone surrogates written as JSON does, in six characters:
+        ``\u0000``, ``\ud800``.
     """
-    for name in TIMES:
-        row[name] = utc(row.get(name))
-    return row
+    if isinstance(value, str):
+        return _UNSTORABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
+    if isinstance(value, list):
+        return [storable(item) for item in value]
+    if isinstance(value, dict):
+        return {storable(key): storable(item) for key, item in value.items()}
+    return value
+
+
+class Fitter:
+    """Makes records of rows, for one stream and one run."""
+
+    def __init__(self, schema: Record, notice: Notice) -> None:
+        """Take the columns.
+
+        Args:
+            schema: The JSON schema of the stream.
+            notice: Is told once of each field that does not fit, with the id of the
+                first row.
+        """
+        columns = dict(schema["properties"])
+        columns.pop(ADDITIONAL)
+        self._columns = {
+            name: _fit_for(name, column) for name, column in columns.items()
+        }
+        self._empty = dict.fromkeys([*columns, ADDITIONAL])
+        self._notice = notice
+        self._noticed: set[str] = set()
+
+    def fit(self, row: t.Any) -> Record:
+        """Make a record of a row.
+
+        Args:
+            row: A row as the API sent it.
+
+        Returns:
+            A record with every column, null where the row has nothing that fits.
+
+        Raises:
+            MisfitError: If the row is not an object, or has no integer id: it cannot
+                be told from others.
+        """
+        if not isinstance(row, dict):
+            raise MisfitError("is not an object")
+        row_id = row.get("id")
+        if not _is_integer(row_id):
+            raise MisfitError("has no integer 'id'")
+        record = self._empty.copy()
+        extra: Record = {}
+        for name, value in row.items():
+            fit = self._columns.get(name)
+            if fit is None:
+                extra[name] = value
+                continue
+            try:
+                record[name] = fit(value)
+            except MisfitError as misfit:
+                record[name] = misfit.fitting
+                rest = {name: value} if misfit.rest is None else misfit.rest
+                for key, item in rest.items():
+                    extra[_free(key, extra, row) if misfit.rest else key] = item
+        if extra:
+            record[ADDITIONAL] = extra
+            self._tell(extra, row_id)
+        return record
+
+    def _tell(self, extra: Record, row_id: int) -> None:
+        for name in extra.keys() - self._noticed:
+            self._noticed.add(name)
+            self._notice(name, row_id)
+
+
+def _free(name: str, *taken: Record) -> str:
+    """Give a name that no other field has: ``owner.email`` can be one of its own."""
+    while any(name in names for names in taken):
+        name += "*"
+    return name
+
+
+def _fit_for(name: str, column: Record) -> Fit:
+    """Give what makes a value fit a column, or raises ``MisfitError``."""
+    if "properties" in column:
+        parts = {part: _fit_for(part, of) for part, of in column["properties"].items()}
+        return lambda value: _related(name, value, parts)
+    if "integer" in column["type"]:
+        return _integer
+    formats = {"date": _date, "date-time": _time, "singer.decimal": _decimal}
+    return formats.get(column.get("format", ""), _text)
+
+
+def _text(value: t.Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | Decimal) and not isinstance(value, bool):
+        return str(value)
+    raise MisfitError
+
+
+def _integer(value: t.Any) -> int | None:
+    if isinstance(value, str) and _INTEGER.fullmatch(value):
+        value = int(value)
+    if value is None or _is_integer(value):
+        return t.cast("int | None", value)
+    raise MisfitError
+
+
+def _is_integer(value: t.Any) -> bool:
+    return type(value) is int and -BIGINT <= value < BIGINT
+
+
+def _decimal(value: t.Any) -> str | None:
+    text = _text(value)
+    if text is None or _DECIMAL.fullmatch(text):
+        return text
+    raise MisfitError
+
+
+def _date(value: t.Any) -> str | None:
+    try:
+        if value is None or date.fromisoformat(value).isoformat() == value:
+            return t.cast("str | None", value)
+    except (TypeError, ValueError):
+        pass
+    raise MisfitError
+
+
+def _time(value: t.Any) -> str | None:
+    moment = utc(value)
+    if moment is None and value is not None:
+        raise MisfitError
+    return moment
+
+
+def _related(name: str, value: t.Any, parts: dict[str, Fit]) -> Record | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise MisfitError
+    fitting: Record = dict.fromkeys(parts)
+    rest: Record = {}
+    for key, item in value.items():
+        fitted, fits = _part(parts.get(key), item)
+        if fits:
+            fitting[key] = fitted
+        else:
+            rest[f"{name}.{key}"] = item
+    if rest:
+        raise MisfitError(fitting=fitting, rest=rest)
+    return fitting
+
+
+def _part(fit: Fit | None, item: t.Any) -> tuple[t.Any, bool]:
+    try:
+        return (fit(item), True) if fit else (None, False)
+    except MisfitError:
+        return None, False

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import typing as t
 
 from singer_sdk import typing as th
 from singer_sdk.exceptions import FatalAPIError
+from singer_sdk.helpers.conform import TypeConformanceLevel
 from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 from singer_sdk.streams.rest import HTTPRequest, PageContext
 
@@ -99,7 +101,17 @@ class CustomersStream(HomeleStream):
             th.DateTimeType,
             description="When something last happened with the customer, in UTC.",
         ),
+        th.Property(
+            records.ADDITIONAL,
+            th.ObjectType(),
+            description=(
+                "What Homele sent and no column can hold, by the name of the field."
+            ),
+        ),
     ).to_dict()
+
+    # Records fit the schema already; the SDK would drop what it does not know.
+    TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
 
     _scan: Scan
     _paginator: CursorPaginator
@@ -246,7 +258,7 @@ class CustomersStream(HomeleStream):
             FatalAPIError: If the page does not say what follows it.
         """
         scan = self._scan
-        page = [records.fit(row) for row in super().parse_response(response)]
+        page = self._fitted(super().parse_response(response))
         first = scan.resumed and not scan.pages and not scan.over_head
         if page and not scan.follows(page[0]):
             # Whatever page it is, all that follows is read, and what was carried over
@@ -263,6 +275,32 @@ class CustomersStream(HomeleStream):
             raise FatalAPIError("the list ended there")
         scan.end_page()
         self._save(next_cursor)
+
+    def _fitted(self, rows: t.Iterable[t.Any]) -> list[records.Record]:
+        """Make records of the rows of a page."""
+        page = []
+        for number, row in enumerate(rows, start=1):
+            try:
+                page.append(self._fitter.fit(row))
+            except records.MisfitError as reason:
+                raise FatalAPIError(
+                    f"Page {self._paginator.count + 1} of the list: customer {number} "
+                    f"of the page {reason}, so it cannot be told from others. Stopped, "
+                    "because it would be missing. Tell Homele's support."
+                ) from None
+        return page
+
+    @functools.cached_property
+    def _fitter(self) -> records.Fitter:
+        def notice(field: str, customer_id: int) -> None:
+            self.logger.warning(
+                "'%s' does not fit a column, first in customer %d: it is kept in %s.",
+                field,
+                customer_id,
+                records.ADDITIONAL,
+            )
+
+        return records.Fitter(self.schema, notice)
 
     def _resume(self) -> None:
         """Go on with an interrupted scan, if the state has one that fits."""

@@ -70,7 +70,9 @@ def in_utc(sandbox: Sandbox) -> dict[int, dict[str, Any]]:
         return moment.astimezone(timezone.utc).isoformat()
 
     return {
-        row["id"]: row | {name: utc(row, name) for name in TIMES}
+        row["id"]: {"additional_properties": None}
+        | row
+        | {name: utc(row, name) for name in TIMES}
         for row in sandbox.customers.values()
     }
 

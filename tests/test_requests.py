@@ -410,7 +410,7 @@ def test_a_body_is_parsed_once(
         parsed.append(body)
         return json.loads(body)
 
-    monkeypatch.setattr("tap_homele.client._decode", decode)
+    monkeypatch.setattr("tap_homele.client.decode", decode)
 
     sync(sandbox)
 

@@ -45,7 +45,9 @@ SNAPSHOT = Path(__file__).parent / "snapshots" / "discover.json"
 
 
 def test_the_columns_are_the_documented_fields() -> None:
-    assert list(PROPERTIES) == [name for name, *_ in FIELDS]
+    documented = [name for name, *_ in FIELDS]
+    assert list(PROPERTIES) == [*documented, "additional_properties"]
+    assert PROPERTIES["additional_properties"]["type"] == ["object", "null"]
 
 
 @pytest.mark.parametrize(("name", "kind", "form", "nullable"), FIELDS)
