@@ -128,7 +128,7 @@ class Fitter:
         """
         if not isinstance(row, dict):
             raise MisfitError("is not an object")
-        row_id = row.get("id")
+        row_id: t.Any = row.get("id")
         if not _is_integer(row_id):
             raise MisfitError("has no integer 'id'")
         record = self._empty.copy()

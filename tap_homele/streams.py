@@ -110,7 +110,7 @@ class CustomersStream(HomeleStream):
         ),
     ).to_dict()
 
-    # Records fit the schema already; the SDK would drop what it does not know.
+    # Records fit the schema already: there is nothing left for the SDK to conform.
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
 
     _scan: Scan
@@ -278,16 +278,15 @@ class CustomersStream(HomeleStream):
 
     def _fitted(self, rows: t.Iterable[t.Any]) -> list[records.Record]:
         """Make records of the rows of a page."""
-        page = []
-        for number, row in enumerate(rows, start=1):
-            try:
-                page.append(self._fitter.fit(row))
-            except records.MisfitError as reason:
-                raise FatalAPIError(
-                    f"Page {self._paginator.count + 1} of the list: customer {number} "
-                    f"of the page {reason}, so it cannot be told from others. Stopped, "
-                    "because it would be missing. Tell Homele's support."
-                ) from None
+        page: list[records.Record] = []
+        try:
+            page.extend(map(self._fitter.fit, rows))
+        except records.MisfitError as reason:
+            raise FatalAPIError(
+                f"Page {self._paginator.count + 1} of the list: row {len(page) + 1} "
+                f"{reason}, so it cannot be stored. Stopped, because a customer would "
+                "be missing. Tell Homele's support."
+            ) from None
         return page
 
     @functools.cached_property

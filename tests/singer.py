@@ -77,15 +77,19 @@ class KilledError(BaseException):
 class _Collector(MsgSpecWriter):
     """Keeps what a target would read, and can kill the tap between two messages."""
 
-    def __init__(self, messages: list[Message], kill_after: float) -> None:
+    def __init__(
+        self, messages: list[Message], kill_after: float, parse_float: type
+    ) -> None:
         super().__init__()
+        self.parse_float = parse_float
         self.messages = messages
         self.kill_after = kill_after
 
     def write_message(self, message: Any) -> None:
         if len(self.messages) >= self.kill_after:
             raise KilledError
-        self.messages.append(json.loads(self.format_message(message)))
+        line = self.format_message(message)
+        self.messages.append(json.loads(line, parse_float=self.parse_float))
 
 
 def config_for(sandbox: Sandbox, **settings: Any) -> dict[str, Any]:
@@ -100,13 +104,14 @@ def catalog_of(method: str = "INCREMENTAL") -> Catalog:
     return Catalog.from_dict(catalog)
 
 
-def sync(
+def sync(  # noqa: PLR0913
     sandbox: Sandbox,
     *,
     state: dict[str, Any] | None = None,
     catalog: Catalog | None = None,
     output: Output | None = None,
     kill_after: float = math.inf,
+    parse_float: type = float,
     **settings: Any,
 ) -> Output:
     """Run the tap in this process, and kill it after so many messages.
@@ -118,7 +123,7 @@ def sync(
         config=config_for(sandbox, **settings),
         state=copy.deepcopy(state),
         catalog=copy.deepcopy(catalog),
-        message_writer=_Collector(output.messages, kill_after),
+        message_writer=_Collector(output.messages, kill_after, parse_float),
     )
     with contextlib.suppress(KilledError):
         tap.sync_all()

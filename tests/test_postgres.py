@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+import simplejson
 from psycopg.rows import dict_row
 from singer_sdk.exceptions import FatalAPIError
 
@@ -119,7 +120,8 @@ def full_table(
 
 
 def as_lines(output: Output) -> str:
-    return "".join(json.dumps(message) + "\n" for message in output.messages)
+    lines = (simplejson.dumps(m, use_decimal=True) + "\n" for m in output.messages)
+    return "".join(lines)
 
 
 def marks(url: str, schema: str) -> dict[int, bool]:

@@ -92,7 +92,7 @@ class Sandbox:
         self.port = 0
         self.stopped = threading.Event()
         self._windows: dict[str, Window] = {}
-        self._faults: deque[Fault] = deque()
+        self.faults: deque[Fault] = deque()
         self._list_requests = 0
         self._lock = threading.RLock()
         self._lists: dict[str, tuple[list[tuple[str, int]], list[Customer]]] = {}
@@ -154,7 +154,7 @@ class Sandbox:
         ``times`` is how often, counting tries of the same page; ``math.inf``: always.
         """
         with self._lock:
-            self._faults.append(Fault(answer, self._list_requests + at, times))
+            self.faults.append(Fault(answer, self._list_requests + at, times))
 
     # Serving.
 
@@ -228,7 +228,7 @@ class Sandbox:
         return json_response({"success": True, "data": customer})
 
     def _fault(self) -> Callable[[], Response] | None:
-        for fault in self._faults:
+        for fault in self.faults:
             if fault.at <= self._list_requests < fault.at + fault.times:
                 return fault.answer
         return None

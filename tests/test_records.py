@@ -1,0 +1,385 @@
+"""Whatever the API sends: every record is valid, and no value is gone."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from singer_sdk.exceptions import FatalAPIError
+
+from tap_homele.client import decode
+from tap_homele.records import storable
+from tests.sandbox import Sandbox, faults
+from tests.sandbox.customers import make_customers
+from tests.singer import Output, catalog_of, sync
+from tests.test_postgres import as_lines, load, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.conftest import Serve
+
+(CUSTOMER,) = make_customers(1)
+RELATED = ("lead_status", "lead_source", "owner", "priority", "country", "city")
+TIMES = ("created_at", "updated_at", "last_activity_at")
+
+# Half pairs of surrogates and NUL included, as JSON can spell them out.
+texts = st.text(st.characters(categories=None), max_size=8) | st.sampled_from(
+    ["", "\x00", "\ud800", "0000-00-00 00:00:00", "42", "-7", "1.50", "null", "٣"]
+)
+numbers = (
+    st.integers()
+    | st.integers(min_value=-(10**30), max_value=10**30)
+    | st.decimals(allow_nan=False, allow_infinity=False)
+)
+anything = st.recursive(
+    st.none() | st.booleans() | numbers | texts,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+related = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("id", "name", "email", "id.x"), anything)
+)
+names = st.sampled_from([name for name in CUSTOMER if name != "id"])
+rows = st.builds(
+    lambda changes, objects, more: CUSTOMER | changes | objects | more,
+    st.dictionaries(names, anything, max_size=6),
+    st.dictionaries(st.sampled_from(RELATED), related, max_size=3),
+    st.dictionaries(
+        texts | st.sampled_from(["owner.email", "additional_properties", "owner.id"]),
+        anything,
+        max_size=3,
+    ),
+)
+
+
+def spell(value: Any) -> str:
+    """Write JSON with every digit and every character, as a server could."""
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(spell, value))}]"
+    if isinstance(value, dict):
+        items = (f"{json.dumps(key)}:{spell(item)}" for key, item in value.items())
+        return f"{{{','.join(items)}}}"
+    return json.dumps(value)
+
+
+def page_of(*customers: Any) -> str:
+    meta = {"per_page": 100, "next_cursor": None, "prev_cursor": None}
+    return spell(
+        {
+            "success": True,
+            "data": list(customers),
+            "meta": meta | {"has_more": False},
+        }
+    )
+
+
+def gone(row: dict[str, Any], record: dict[str, Any]) -> list[str]:
+    """Name what the row has and the record has not."""
+    # As the reader of the page spells numbers out of all bounds, and NUL.
+    row = decode(spell(row).encode())
+    extra = record["additional_properties"] or {}
+    return [
+        name
+        for name, column, value in parts(row, record)
+        if not held(name, column, value, extra)
+    ]
+
+
+def parts(
+    row: dict[str, Any], record: dict[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Give each value of a row with the column that may hold it."""
+    for name, value in row.items():
+        if name in RELATED and isinstance(value, dict):
+            for part, item in value.items():
+                yield f"{name}.{part}", (record[name] or {}).get(part), item
+        else:
+            yield name, record[name] if name in CUSTOMER else None, value
+
+
+def held(name: str, column: Any, value: Any, extra: dict[str, Any]) -> bool:
+    in_column = column is not None and (name in TIMES or str(column) == str(value))
+    left_over = any(
+        key.rstrip("*") == name and spell(item) == spell(value)
+        for key, item in extra.items()
+    )
+    nothing = value is None and (name in CUSTOMER or name.endswith((".id", ".name")))
+    return in_column or left_over or nothing
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+def records_of(world: Sandbox, *customers: Any) -> list[dict[str, Any]]:
+    """Send rows through the real tap, and take the records as they are written."""
+    world.requests.clear()
+    world.fail(faults.body(page_of(*customers)))
+    output = Output([])
+    sync(world, output=output, parse_float=Decimal)
+    output.validate()
+    return output.records
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[*HealthCheck],
+)
+@given(st.lists(rows, min_size=1, max_size=5))
+@example([CUSTOMER | {"owner.email": 1, "owner": {"email": 2, "id": 1, "name": "x"}}])
+@example([CUSTOMER | {"budget": Decimal("1E+400"), "sequential_number": 10**30}])
+def test_any_json_fits_and_nothing_is_gone(
+    world: Sandbox, customers: list[dict[str, Any]]
+) -> None:
+    customers = [row | {"id": number} for number, row in enumerate(customers)]
+
+    records = records_of(world, *customers)
+
+    assert [record["id"] for record in records] == [row["id"] for row in customers]
+    for row, record in zip(customers, records, strict=True):
+        assert gone(row, record) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "column", "extra"),
+    [
+        # Text.
+        ("name", 17, "17", None),
+        ("name", Decimal("1.50"), "1.50", None),
+        ("name", True, None, {"name": True}),
+        ("name", {"first": "Sara"}, None, {"name": {"first": "Sara"}}),
+        ("name", ["Sara"], None, {"name": ["Sara"]}),
+        ("name", "a\x00b", "a\\u0000b", None),
+        ("name", "a\ud800b", "a\\ud800b", None),
+        ("name", "😀", "😀", None),
+        # Integers.
+        ("sequential_number", "42", 42, None),
+        ("sequential_number", "-42", -42, None),
+        ("sequential_number", "٤٢", None, {"sequential_number": "٤٢"}),
+        ("sequential_number", "4.2", None, {"sequential_number": "4.2"}),
+        ("sequential_number", Decimal("4.0"), None, {"sequential_number": 4.0}),
+        ("sequential_number", True, None, {"sequential_number": True}),
+        ("sequential_number", 2**63 - 1, 2**63 - 1, None),
+        ("sequential_number", 2**63, None, {"sequential_number": 2**63}),
+        # The decimal.
+        ("budget", "150000.00", "150000.00", None),
+        ("budget", Decimal("150000.10"), "150000.10", None),
+        ("budget", 150000, "150000", None),
+        ("budget", "about 5", None, {"budget": "about 5"}),
+        ("budget", "", None, {"budget": ""}),
+        # Dates and times.
+        ("expected_sale_date", "2026-06-15", "2026-06-15", None),
+        ("expected_sale_date", "20260615", None, {"expected_sale_date": "20260615"}),
+        ("expected_sale_date", 2026, None, {"expected_sale_date": 2026}),
+        (
+            "updated_at",
+            "2026-02-15T12:45:00+03:00",
+            "2026-02-15T09:45:00+00:00",
+            None,
+        ),
+        (
+            "updated_at",
+            "0000-00-00 00:00:00",
+            None,
+            {"updated_at": "0000-00-00 00:00:00"},
+        ),
+        ("updated_at", 1771148700, None, {"updated_at": 1771148700}),
+        # Related objects.
+        ("owner", None, None, None),
+        ("owner", {}, {"id": None, "name": None}, None),
+        ("owner", {"id": "3", "name": 4}, {"id": 3, "name": "4"}, None),
+        ("owner", ["Dana"], None, {"owner": ["Dana"]}),
+        ("owner", "Dana", None, {"owner": "Dana"}),
+        (
+            "owner",
+            {"id": 3, "name": "Dana", "email": "dana@example.com"},
+            {"id": 3, "name": "Dana"},
+            {"owner.email": "dana@example.com"},
+        ),
+        (
+            "owner",
+            {"id": "x", "name": None},
+            {"id": None, "name": None},
+            {"owner.id": "x"},
+        ),
+        # Fields that the schema does not know.
+        ("occupation", "Teacher", ..., {"occupation": "Teacher"}),
+        ("occupation", None, ..., {"occupation": None}),
+        ("additional_properties", 1, ..., {"additional_properties": 1}),
+    ],
+)
+def test_where_a_value_goes(
+    world: Sandbox, field: str, value: Any, column: Any, extra: Any
+) -> None:
+    (record,) = records_of(world, CUSTOMER | {field: value})
+
+    if column is not ...:
+        assert record[field] == column
+        assert type(record[field]) is type(column)
+    assert record["additional_properties"] == extra
+    others = {
+        k: v for k, v in record.items() if k not in {field, "additional_properties"}
+    }
+    assert others == {k: v for k, v in CUSTOMER.items() if k != field}
+
+
+def test_a_number_keeps_every_digit(serve: Serve) -> None:
+    sandbox = serve(1)
+    digits = "123456789012345678901234567890.123456789012345678901234567890"
+    body = page_of(CUSTOMER | {"score": "DIGITS", "count": 10**25, "far": "FAR"})
+    body = body.replace('"DIGITS"', digits).replace('"FAR"', "1e99999")
+    sandbox.fail(faults.body(body))
+    output = Output([])
+
+    sync(sandbox, output=output, parse_float=Decimal)
+
+    (record,) = output.records
+    assert record["additional_properties"] == {
+        "score": Decimal(digits),
+        "count": 10**25,
+        # No database has numbers like this.
+        "far": "1e99999",
+    }
+
+
+def test_one_warning_for_each_field(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox = serve(250)
+    for row in list(sandbox.customers.values())[10:]:
+        row["occupation"] = "secret"
+        row["name"] = {"secret": True}
+    first = max(
+        list(sandbox.customers.values())[10:],
+        key=lambda row: (row["last_activity_at"] or "", row["id"]),
+    )["id"]
+
+    output = sync(sandbox)
+
+    assert len(output.records) == 250
+    warnings = [m for m in caplog.messages if "does not fit" in m]
+    assert sorted(warnings) == [
+        f"'{name}' does not fit a column, first in customer {first}: it is kept in "
+        "additional_properties."
+        for name in ("name", "occupation")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("Sara", "is not an object"),
+        (None, "is not an object"),
+        ([CUSTOMER], "is not an object"),
+        ({k: v for k, v in CUSTOMER.items() if k != "id"}, "has no integer 'id'"),
+        (CUSTOMER | {"id": None}, "has no integer 'id'"),
+        (CUSTOMER | {"id": "7"}, "has no integer 'id'"),
+        (CUSTOMER | {"id": True}, "has no integer 'id'"),
+        (CUSTOMER | {"id": Decimal("7.0")}, "has no integer 'id'"),
+        (CUSTOMER | {"id": 2**63}, "has no integer 'id'"),
+    ],
+)
+def test_a_row_that_cannot_be_stored_is_an_error(
+    world: Sandbox, row: Any, reason: str
+) -> None:
+    with pytest.raises(FatalAPIError) as error:
+        records_of(world, CUSTOMER, CUSTOMER, row)
+
+    assert str(error.value).startswith(f"Page 1 of the list: row 3 {reason}, so it")
+
+
+def test_json_that_is_nested_too_deeply_is_an_error(
+    world: Sandbox, waited: list[float]
+) -> None:
+    world.fail(faults.body("[" * 100_000 + "]" * 100_000), times=math.inf)
+
+    with pytest.raises(FatalAPIError, match="not JSON"):
+        sync(world)
+
+    assert waited
+    world.faults.clear()
+
+
+def test_deselected_columns_and_stream_maps_see_what_is_left_over(
+    serve: Serve,
+) -> None:
+    sandbox = serve(3)
+    for row in sandbox.customers.values():
+        row["occupation"] = "Teacher"
+    catalog = catalog_of()
+    metadata = catalog["customers"].metadata
+    metadata[("properties", "additional_properties")].selected = False
+
+    deselected = sync(sandbox, catalog=catalog)
+    assert all("additional_properties" not in record for record in deselected.records)
+
+    mapped = sync(
+        sandbox,
+        stream_maps={
+            "customers": {"occupation": "additional_properties['occupation']"}
+        },
+    )
+    assert {record["occupation"] for record in mapped.records} == {"Teacher"}
+
+
+NASTIEST: list[dict[str, Any]] = [
+    {field: value}
+    for field in ("name", "sequential_number", "budget", "updated_at", "owner", "more")
+    for value in (
+        *("\x00", "\ud800", "😀\u202e", "'; DROP TABLE customers; --", "\\", '"', "{}"),
+        *(10**30, -(10**30), Decimal("1E+400"), Decimal("1E-400"), True),
+        *({"\x00": "\ud800", "": None}, {"id": "\x00", "name": "\x00", "x": [{}]}),
+        *([[]], "9999-12-31T23:59:59.999999Z", "0001-01-01T00:00:00Z"),
+    )
+]
+
+
+def test_postgres_takes_the_nastiest(
+    serve: Serve, tmp_path: Path, postgres_url: str
+) -> None:
+    customers = [CUSTOMER | nasty | {"id": i} for i, nasty in enumerate(NASTIEST)]
+    assert len(customers) >= 100
+    sandbox = serve(1)
+    # A page has at most a hundred, and this is only one.
+    sandbox.fail(faults.body(page_of(*customers)))
+    output = Output([])
+    sync(sandbox, output=output, parse_float=Decimal)
+
+    load(as_lines(output), postgres_url, tmp_path, "nastiest")
+
+    stored = table(postgres_url, "nastiest")
+    assert len(stored) == len(customers)
+    for record in output.records:
+        row = stored[record["id"]]
+        assert row["name"] == record["name"]
+        assert row["sequential_number"] == record["sequential_number"]
+        assert row["budget"] == record["budget"]
+        assert row["owner"] == record["owner"]
+        extra = record["additional_properties"]
+        assert (row["additional_properties"] is None) == (extra is None)
+        assert set(row["additional_properties"] or ()) == set(extra or ())
+
+
+def test_storable_is_what_json_spells() -> None:
+    r"""The six characters of ``\u0000`` are not mistaken for NUL."""
+    assert decode(rb'"\u0000 \\u0000"') == r"\u0000 \u0000"
+    assert decode(rb'"\ud83d\ude00 \ud83d"') == "😀 \\ud83d"
+    assert storable(["a", 1, None, {"\x00": True}]) == ["a", 1, None, {"\\u0000": True}]
+    assert not re.search("[\x00\ud800-\udfff]", storable("\x00\ud800\udfff"))
