@@ -335,6 +335,8 @@ def test_a_list_that_does_not_hold_still_is_named(
     )
 
     assert output.of("ACTIVATE_VERSION") == []
+    # The list, and ten times its head.
+    assert ids(sandbox.urls).count("") == 1 + 10
     assert [m for m in caplog.messages if "faster than it can be read" in m]
     assert "So no customer is marked as deleted in this run." in caplog.messages
 
@@ -405,6 +407,14 @@ def test_killed_at_any_point_nothing_is_lost_or_asked_for_twice(
     assert stored | set(second.ids) == set(sandbox.customers)
     assert len(stored) + len(second.ids) == len(sandbox.customers)
     assert len(sandbox.urls) - asked == PAGES - len(stored) // 100 + 1
+
+
+def test_a_scan_of_almost_a_week_ago_is_resumed(sandbox: Sandbox) -> None:
+    state = interrupted(sandbox).state
+    ago = datetime.now(timezone.utc) - timedelta(days=6, hours=23)
+    checkpoint_of(state)["started"] = ago.isoformat()
+
+    assert len(sync(sandbox, state=state).ids) == 600
 
 
 def test_twice_interrupted(sandbox: Sandbox) -> None:
