@@ -386,7 +386,7 @@ class Simulation:
             stored = self.replica.rows.get(customer_id)
             if stored is None:
                 self._fail(f"customer {customer_id} never arrived")
-            elif stored[0] != _expected(row):
+            elif {name: stored[0][name] for name in row} != _expected(row):
                 self._fail(f"customer {customer_id} is {stored[0]}, not {row}")
         if self.full_table and set(self.replica.rows) != set(source):
             self._fail(f"deleted: {set(self.replica.rows) - set(source)} stay")
