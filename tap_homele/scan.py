@@ -235,11 +235,11 @@ class Scan:
 
     # Between runs.
 
-    def checkpoint(self, next_cursor: str) -> dict[str, t.Any]:
+    def checkpoint(self, next_cursor: str | None) -> dict[str, t.Any]:
         """Give what a later run needs to go on after the page that was read last.
 
         Args:
-            next_cursor: The cursor of the page after it.
+            next_cursor: The cursor of the page after it, None where there is none.
         """
         return {
             "cursor": next_cursor,
@@ -279,7 +279,7 @@ class Scan:
             same_list = checkpoint["asked"] == self.asked
         except (TypeError, KeyError, IndexError, ValueError):
             raise ValueError("its checkpoint is unreadable") from None
-        if not isinstance(cursor, str) or not cursor or not started:
+        if not started or not (cursor is None or (isinstance(cursor, str) and cursor)):
             raise ValueError("its checkpoint is unreadable")
         owed = (bookmark or "") <= (self.bookmark or "")
         if owed:
@@ -288,6 +288,8 @@ class Scan:
             raise ValueError("it read with other filters, or from another address")
         if not owed:
             raise ValueError("it began at a later bookmark")
+        if cursor is None:
+            raise ValueError("its list has one page")
         if local_time() - datetime.fromisoformat(started) > RESUMABLE:
             raise ValueError(f"it began more than {RESUMABLE.days} days ago")
         self.cursor, self.started = cursor, started

@@ -349,7 +349,9 @@ class CustomersStream(HomeleStream):
         if newest := max(filter(None, (scan.newest, scan.bookmark)), default=None):
             markers["replication_key"] = self.replication_key
             markers["replication_key_value"] = newest
-        if next_cursor is not None and not scan.over_head:
+        # The last page adds nothing to go on with. If it is the only one, it still has
+        # to be said that a scan, which may be a full refresh, has not ended.
+        if not scan.over_head and (next_cursor or not state.get("scan")):
             state["scan"] = [scan.checkpoint(next_cursor)]
         # A batch that is not full yet is not written yet: there the SDK writes the
         # state, after each batch.

@@ -472,6 +472,10 @@ STALE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "no cursor": (
         lambda state: state["scan"][0].update(cursor=None),
+        "its list has one page",
+    ),
+    "an empty cursor": (
+        lambda state: state["scan"][0].update(cursor=""),
         "its checkpoint is unreadable",
     ),
     "no start": (
@@ -535,6 +539,18 @@ def test_an_interrupted_full_refresh_is_owed(
     assert set(confirmed) | set(after.ids) == set(everyone.ids)
     assert len(confirmed) + len(after.ids) == len(everyone.ids)
     assert stream_state(after.state)["scan"] == []
+
+
+def test_an_interrupted_full_refresh_of_one_page_is_owed(serve: Serve) -> None:
+    sandbox = serve(50)
+    merged = copy.deepcopy(sync(sandbox).state)
+    refresh = sync(sandbox, kill_after=52)
+    assert len(refresh.states) == 1
+    stream_state(merged)["scan"] = stream_state(refresh.state)["scan"]
+
+    after = sync(sandbox, state=merged)
+
+    assert sorted(after.ids) == sorted(sandbox.customers)
 
 
 def test_other_filters_after_an_interruption_say_so(
