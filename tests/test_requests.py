@@ -204,7 +204,7 @@ def test_the_log_has_no_line_for_each_request(sandbox: Sandbox, tmp_path: Path) 
 
     assert result.returncode == 0
     assert "http_request_duration" not in result.stderr
-    assert "WARNING" not in result.stderr
+    assert "WARNING  | tap-homele" not in result.stderr
 
 
 LIST = "GET /api/v2/crm/customers"
