@@ -110,6 +110,11 @@ class Scan:
         return self.cursor is not None
 
     @property
+    def resuming(self) -> bool:
+        """Whether the next page is the first one after an interruption."""
+        return self.resumed and not self.pages and not self.over_head
+
+    @property
     def over_head(self) -> bool:
         """Whether this pass is over the head of the list, after the whole of it."""
         return self.limit is not None
@@ -305,7 +310,7 @@ class Scan:
         Args:
             record: The first customer of the page.
         """
-        if not self.resumed or self.pages or self.over_head or self.edge is None:
+        if not self.resuming or self.edge is None:
             return True
         return (record.get("last_activity_at") or "", record["id"]) < self.edge
 

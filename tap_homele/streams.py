@@ -259,7 +259,6 @@ class CustomersStream(HomeleStream):
         """
         scan = self._scan
         page = self._fitted(super().parse_response(response))
-        first = scan.resumed and not scan.pages and not scan.over_head
         if page and not scan.follows(page[0]):
             # Whatever page it is, all that follows is read, and what was carried over
             # from the earlier run only makes the bookmark older.
@@ -271,7 +270,7 @@ class CustomersStream(HomeleStream):
         yield from filter(scan.sees, page)
         # The SDK has written all of the page's records when it asks for more.
         next_cursor = self._paginator.next_cursor(response)
-        if first and not page and next_cursor is None:
+        if scan.resuming and not page and next_cursor is None:
             raise FatalAPIError("the list ended there")
         scan.end_page()
         self._save(next_cursor)

@@ -204,7 +204,9 @@ def test_the_log_has_no_line_for_each_request(sandbox: Sandbox, tmp_path: Path) 
 
     assert result.returncode == 0
     assert "http_request_duration" not in result.stderr
-    assert "WARNING  | tap-homele" not in result.stderr
+    warnings = [line for line in result.stderr.splitlines() if "WARNING" in line]
+    # Of Python 3.10 the SDK says so at every start.
+    assert [line for line in warnings if "reached its end of life" not in line] == []
 
 
 LIST = "GET /api/v2/crm/customers"
@@ -246,6 +248,17 @@ PASSING: dict[str, tuple[MakeFault, str]] = {
 }
 
 
+def spoil_page_three(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, name: str, times: float
+) -> str:
+    """Let a fault take the place of a page; give how its message begins."""
+    fault, sentence = PASSING[name]
+    if name == "time-out":
+        monkeypatch.setattr(HomeleStream, "timeout", 0.2)
+    sandbox.fail(fault(sandbox), at=3, times=times)
+    return sentence
+
+
 @pytest.mark.parametrize("name", PASSING)
 def test_what_may_pass_is_tried_again(
     sandbox: Sandbox,
@@ -254,10 +267,7 @@ def test_what_may_pass_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    fault, sentence = PASSING[name]
-    if name == "time-out":
-        monkeypatch.setattr(HomeleStream, "timeout", 0.2)
-    sandbox.fail(fault(sandbox), at=3, times=2)
+    sentence = spoil_page_three(sandbox, monkeypatch, name, times=2)
 
     output = sync(sandbox)
 
@@ -278,10 +288,7 @@ def test_what_does_not_pass_in_two_minutes_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    fault, sentence = PASSING[name]
-    if name == "time-out":
-        monkeypatch.setattr(HomeleStream, "timeout", 0.2)
-    sandbox.fail(fault(sandbox), at=3, times=math.inf)
+    sentence = spoil_page_three(sandbox, monkeypatch, name, times=math.inf)
     output = Output([])
 
     with pytest.raises(FatalAPIError) as error:
