@@ -112,7 +112,7 @@ def parts(
 def held(name: str, column: Any, value: Any, extra: dict[str, Any]) -> bool:
     in_column = column is not None and (name in TIMES or str(column) == str(value))
     left_over = any(
-        key.rstrip("*") == name and spell(item) == spell(value)
+        name in {key, key.rstrip("*")} and spell(item) == spell(value)
         for key, item in extra.items()
     )
     nothing = value is None and (name in CUSTOMER or name.endswith((".id", ".name")))
