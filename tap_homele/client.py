@@ -5,7 +5,10 @@ from __future__ import annotations
 import email.utils
 import functools
 import json
+import threading
 import typing as t
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import datetime, timezone
 from decimal import Decimal, InvalidOperation
 from http import HTTPStatus
@@ -38,6 +41,11 @@ FAILURE_WAITS = (1, 2, 4, 8, 16, 32, 60)
 
 # The statuses below 500 after which the same request may succeed.
 TRANSIENT = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT}
+
+# An answer is here as a whole so many seconds after it was asked for, and so many bytes
+# long at most. A page has a tenth of a megabyte.
+ANSWER_SECONDS = 120
+ANSWER_BYTES = 64 * 2**20
 
 # What a body is when it was read: one JSON object.
 Answer = dict[str, t.Any]
@@ -124,18 +132,20 @@ def server_time(response: requests.Response) -> datetime | None:
     return _http_date(response.headers.get("Date"))
 
 
-def retry_after(response: requests.Response) -> float | None:
+def retry_after(response: requests.Response | None) -> float | None:
     """Read how long the API asks a client to stay away.
 
     The header may hold whole seconds (Laravel) or a date (a proxy); the body of a 429
     has the seconds too (the vendor's document).
 
     Args:
-        response: An answer with status 429 or 503.
+        response: An answer with status 429 or 503; None, where there was no answer.
 
     Returns:
         Seconds, negative where the moment is past, or None where nothing is said.
     """
+    if response is None:
+        return None
     header = response.headers.get("Retry-After", "").strip()
     if header.isdecimal():
         return float(header)
@@ -169,7 +179,7 @@ def waits() -> Generator[float, RetriableAPIError, None]:
     while True:
         response = failure.response
         status = response.status_code if response is not None else None
-        told = retry_after(response) if response is not None else None
+        told = retry_after(response)
         wait: float | None
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             wait = min(2**rate_limit_waits, FAILURE_WAITS[-1])
@@ -190,6 +200,113 @@ def waits() -> Generator[float, RetriableAPIError, None]:
             if wait is None:
                 return
         failure = yield wait
+
+
+class TooLongError(requests.exceptions.RequestException):
+    """An answer is longer than any answer should be."""
+
+
+class Session(requests.Session):
+    """Sends requests as their users expect, and bounds what comes back."""
+
+    def send(
+        self, request: requests.PreparedRequest, **options: t.Any
+    ) -> requests.Response:
+        """Send a request, and receive the whole of the answer.
+
+        Args:
+            request: The request.
+            **options: What ``requests.Session.send`` takes.
+
+        Returns:
+            The answer, with its body.
+
+        Raises:
+            OSError: What requests raises, and ``Timeout`` where the answer is not whole
+                after ``ANSWER_SECONDS``, or has more than ``ANSWER_BYTES``.
+        """
+        # requests applies proxies and CA bundles of the environment to what it prepares
+        # and sends in one, but the SDK prepares first.
+        environment = self.merge_environment_settings(request.url, {}, None, None, None)
+        if (request.url or "").startswith("http:"):
+            # It stays on this machine; a proxy would get to see the token.
+            environment["proxies"] = {}
+        # requests bounds only the wait for each part of an answer. A thread that waits
+        # for a part of one that is given up must not keep the tap from ending.
+        answer: Future[requests.Response] = Future()
+        threading.Thread(
+            target=self._receive,
+            args=(answer, request, environment | options | {"stream": True}),
+            daemon=True,
+        ).start()
+        try:
+            return answer.result(ANSWER_SECONDS)
+        except FutureTimeoutError:
+            raise requests.exceptions.Timeout from None
+
+    def _receive(
+        self,
+        answer: Future[requests.Response],
+        request: requests.PreparedRequest,
+        options: dict[str, t.Any],
+    ) -> None:
+        try:
+            with super().send(request, **options) as response:
+                raw: t.Any = response.raw
+                raw.stream = functools.partial(_bounded, raw.stream)
+                _ = response.content  # requests keeps it
+        except BaseException as error:  # noqa: BLE001
+            answer.set_exception(error)
+        else:
+            answer.set_result(response)
+
+
+def _bounded(
+    stream: t.Callable[..., Iterator[bytes]], *args: t.Any, **kwargs: t.Any
+) -> Iterator[bytes]:
+    """Give the parts of a body, which requests puts together."""
+    size = 0
+    for part in stream(*args, **kwargs):
+        size += len(part)
+        if size > ANSWER_BYTES:
+            raise TooLongError
+        yield part
+
+
+# What is said of a failure that may pass, the special before the general. The texts of
+# requests hold the query, and that may hold a person's name.
+_FAILURES: dict[type[Exception], str] = {
+    requests.exceptions.Timeout: "there was no whole answer in time",
+    requests.exceptions.ProxyError: "the proxy did not let it through",
+    requests.exceptions.SSLError: "there was no secure connection",
+    requests.exceptions.ConnectionError: "the connection failed",
+    requests.exceptions.ChunkedEncodingError: "the answer broke off",
+    requests.exceptions.ContentDecodingError: "the answer was damaged on its way",
+    TooLongError: "the answer did not end",
+}
+
+
+def _failure(
+    request: requests.PreparedRequest, error: OSError
+) -> RetriableAPIError | FatalAPIError:
+    """Say what happened to a request that got no answer."""
+    endpoint = f"{request.method} {urlsplit(request.url or '').path}"
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return FatalAPIError(
+            f"{endpoint} was not sent: the certificate of the server cannot be "
+            "verified. Check the setting api_url; if a proxy of your company has a "
+            "certificate of its own, name the file of its CA in the environment "
+            "variable REQUESTS_CA_BUNDLE."
+        )
+    for kind, sentence in _FAILURES.items():
+        if isinstance(error, kind):
+            return RetriableAPIError(f"{endpoint} failed: {sentence}.")
+    is_of_requests = isinstance(error, requests.exceptions.RequestException)
+    reason = type(error).__name__ if is_of_requests else error
+    return FatalAPIError(
+        f"{endpoint} could not be sent: {reason}. Check the environment variables "
+        "HTTPS_PROXY and REQUESTS_CA_BUNDLE."
+    )
 
 
 class TokenError(FatalAPIError):
@@ -229,6 +346,11 @@ class HomeleStream(RESTStream[str | None]):
         """Sends the token as ``Authorization: Bearer``."""
         return BearerTokenAuthenticator(token=self.config["auth_token"])
 
+    @functools.cached_property
+    def requests_session(self) -> Session:
+        """Keeps the connection to the API."""
+        return Session()
+
     @property
     def timeout(self) -> int:
         """Seconds to wait for a connection, and for each part of an answer."""
@@ -257,10 +379,10 @@ class HomeleStream(RESTStream[str | None]):
         try:
             body = decode(response.content)
         except ValueError:
-            kind = response.headers.get("Content-Type", "no content type")
+            is_html = "html" in response.headers.get("Content-Type", "")
             raise RetriableAPIError(
-                f"{_endpoint(response)} was answered with something that is not JSON "
-                f"({kind}, {len(response.content)} bytes).",
+                f"{_endpoint(response)} was answered with "
+                f"{'an HTML page' if is_html else 'something that is not JSON'}.",
                 response,
             ) from None
         if not isinstance(body, dict):
@@ -316,8 +438,8 @@ class HomeleStream(RESTStream[str | None]):
             )
         if response.status_code == HTTPStatus.NOT_FOUND:
             return (
-                f"There is no Homele API at {self.url_base} ({said}, {endpoint}). "
-                "Check the setting api_url."
+                f"There is no Homele API at this address ({said}, {endpoint}). Check "
+                "the setting api_url; if it has worked before, run the tap again later."
             )
         if response.is_redirect:
             return (
@@ -343,18 +465,11 @@ class HomeleStream(RESTStream[str | None]):
         ) -> requests.Response:
             try:
                 return func(request, context)
-            except (
-                requests.exceptions.ConnectionError,
-                requests.exceptions.Timeout,
-                requests.exceptions.ChunkedEncodingError,
-                requests.exceptions.ContentDecodingError,
-            ) as error:
-                # The text of these exceptions holds the query, and that may hold a
-                # person's name.
-                path = urlsplit(request.url or "").path
-                raise RetriableAPIError(
-                    f"{request.method} {path} failed: {type(error).__name__}."
-                ) from None
+            except OSError as error:
+                failure = _failure(request, error)
+            # Not in the except clause: the SDK's structured log tells the text of an
+            # exception's context, also after "from None".
+            raise failure
 
         retrying = backoff.on_exception(
             waits,
@@ -371,10 +486,11 @@ class HomeleStream(RESTStream[str | None]):
             try:
                 return retrying(request, context)
             except RetriableAPIError as error:
+                told = retry_after(error.response)
+                later = f"in {told:.0f} seconds" if told and told > 0 else "later"
                 raise FatalAPIError(
-                    f"{error} It was tried again for as long as is reasonable; run "
-                    "the tap again later. The bookmark has not moved, so nothing is "
-                    "lost."
+                    f"{error} Giving up: run the tap again {later}. The bookmark has "
+                    "not moved, so nothing is lost."
                 ) from None
 
         return send
@@ -386,7 +502,7 @@ class HomeleStream(RESTStream[str | None]):
             details: From python-backoff: the failure, and the seconds to wait.
         """
         failure = details["exception"]
-        seconds = f"{details['wait']:.0f} seconds"
+        seconds = f"{details['wait']:.0f} s"
         response = getattr(failure, "response", None)
         if (
             response is not None

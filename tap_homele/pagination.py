@@ -40,7 +40,7 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
         self._seen = {start}
 
     def continue_if_empty(self, response: requests.Response) -> bool:  # noqa: ARG002
-        """Go on: a page can be empty when its rows vanished meanwhile (Laravel)."""
+        """Leave it to ``has_more``: the SDK would end the list without an error."""
         return True
 
     def has_more(self, response: requests.Response) -> bool:
@@ -67,10 +67,13 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
 
         Raises:
             FatalAPIError: If the page does not say whether more follow; or if they do
-                and there is no cursor, or one that was given before: Laravel answers a
-                cursor that it cannot read with the first page, without an error.
+                and the page is empty (on Laravel only the last can be, when its rows
+                vanished meanwhile), or there is no cursor, or one that was given
+                before: Laravel answers a cursor that it cannot read with the first
+                page, without an error.
         """
-        meta = self._read_answer(response).get("meta")
+        answer = self._read_answer(response)
+        meta = answer.get("meta")
         if not isinstance(meta, dict):
             raise self._error("has no 'meta'")
         has_more, cursor = meta.get("has_more"), meta.get("next_cursor")
@@ -78,6 +81,8 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
             raise self._error("does not say true or false in 'meta.has_more'")
         if not has_more:
             return None
+        if not answer["data"]:
+            raise self._error("is empty, but says that more follow")
         if not isinstance(cursor, str) or not cursor:
             raise self._error("says that more follow, but has no 'meta.next_cursor'")
         if cursor in self._seen:

@@ -155,6 +155,8 @@ class TapHomele(Tap):
         except ConfigValidationError as error:
             error.errors = [_without_token(sentence) for sentence in error.errors]
             raise
+        # Its messages hold the query of a request, and that may hold a person's name.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         if not self.metrics_logger.isEnabledFor(logging.DEBUG):
             self.metrics_logger.addFilter(_NOT_EACH_REQUEST)
         if validate_config and (errors := list(self._setting_errors())):

@@ -43,11 +43,11 @@ def too_many(
     return answer
 
 
-def html(status: int, **headers: str) -> Callable[[], Response]:
+def html(status: int, text: str = "", **headers: str) -> Callable[[], Response]:
     """Answer with a page of a proxy or a login form."""
     named = {k.replace("_", "-"): v for k, v in headers.items()}
     return lambda: Response(
-        "<!DOCTYPE html><html><body>Not what you asked for</body></html>",
+        f"<!DOCTYPE html><html><body>Not what you asked for {text}</body></html>",
         status,
         headers=named,
         content_type="text/html",
@@ -118,6 +118,54 @@ def reset() -> Response:
     connection: socket.socket = request.environ["werkzeug.socket"]
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     raise ConnectionResetError
+
+
+def trickle(sandbox: Sandbox) -> Callable[[], Response]:
+    """Send a page, one byte a second."""
+
+    def answer() -> Response:
+        whole = json_response(sandbox.page()).get_data()
+
+        def bytewise() -> Iterator[bytes]:
+            for at in range(len(whole)):
+                yield whole[at : at + 1]
+                if sandbox.stopped.wait(1):
+                    raise ConnectionAbortedError
+
+        length = {"Content-Length": str(len(whole))}
+        return Response(bytewise(), headers=length, content_type="application/json")
+
+    return answer
+
+
+def trickle_from_the_start(sandbox: Sandbox) -> Callable[[], Response]:
+    """Send one byte a second, and not get past the headers."""
+
+    def answer() -> Response:
+        connection: socket.socket = request.environ["werkzeug.socket"]
+        for byte in b"HTTP/1.1 200 OK\r\nX-Padding: " + bytes(32768):
+            connection.sendall(bytes([byte or ord("x")]))
+            if sandbox.stopped.wait(1):
+                break
+        raise ConnectionAbortedError
+
+    return answer
+
+
+def endless(sandbox: Sandbox) -> Callable[[], Response]:
+    """Send the beginning of a page, and then customers without end."""
+
+    def answer() -> Response:
+        row = json_response(sandbox.page()["data"][0]).get_data()
+
+        def rows() -> Iterator[bytes]:
+            yield b'{"success": true, "data": ['
+            while not sandbox.stopped.is_set():
+                yield (row + b",") * 100
+
+        return Response(rows(), content_type="application/json")
+
+    return answer
 
 
 def silence(sandbox: Sandbox) -> Callable[[], Response]:

@@ -25,6 +25,7 @@ from tests.sandbox.customers import Customer, make_customers, spell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from ssl import SSLContext
 
     from typing_extensions import Self
 
@@ -164,10 +165,15 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def serve(self, port: int = 0) -> Self:
+    def serve(self, port: int = 0, ssl_context: SSLContext | None = None) -> Self:
         """Listen on a loopback port, in a thread. 0: whichever is free."""
         self._server = make_server(
-            "127.0.0.1", port, self.app, threaded=True, request_handler=_Handler
+            "127.0.0.1",
+            port,
+            self.app,
+            threaded=True,
+            request_handler=_Handler,
+            ssl_context=ssl_context,
         )
         self.port = self._server.port
         # It looks so often, in seconds, whether it should stop.
@@ -175,10 +181,14 @@ class Sandbox:
         threading.Thread(target=serve, daemon=True).start()
         return self
 
-    def stop(self) -> None:
-        self.stopped.set()
+    def hang_up(self) -> None:
+        """Refuse connections, until it serves again."""
         self._server.shutdown()
         self._server.server_close()
+
+    def stop(self) -> None:
+        self.stopped.set()
+        self.hang_up()
 
     def _make_app(self) -> Flask:
         app = Flask("homele")
