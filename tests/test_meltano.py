@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+import yaml
 
 from tests.singer import clean_environment
 from tests.test_demo import MODULE, alive, environment, leave, port, wait_until_gone
@@ -152,7 +154,7 @@ def use(project: Path, sandbox: Sandbox, postgres_url: str) -> None:
     for begins, instead in filled.items():
         (at,) = [i for i, line in enumerate(lines) if line.startswith(begins)]
         lines[at] = instead
-    env = "\n".join(lines)
+    env = "\n".join(lines) + "\n"
     (project / ".env").write_text(env)
 
 
@@ -170,6 +172,48 @@ def test_a_real_account_needs_a_token_and_a_database(
     assert result.returncode == 0, result.stdout
     lines = (project / "customers.jsonl").read_text().splitlines()
     assert len(lines) == 450
+
+
+@pytest.mark.parametrize("how", ["keep columns out", "hash columns"])
+def test_security(project: Path, serve: Serve, postgres_url: str, how: str) -> None:
+    """What the README says, with the words of the README."""
+    sandbox = serve(150)
+    odd = min(sandbox.customers)
+    sandbox.change(odd, phone1={"number": "0750"})  # goes to additional_properties
+    use(project, sandbox, postgres_url)
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS tap_homele CASCADE")
+    text = (project / "README.md").read_text().partition(f"**To {how}**")[2]
+    blocks = [part.partition("```")[0] for part in text.split("```yaml\n")]
+    (plugin,) = yaml.safe_load(blocks[1])
+    meltano_yml = project / "meltano.yml"
+    definition = yaml.safe_load(meltano_yml.read_text())
+    assert definition["plugins"]["extractors"][0]["name"] == plugin["name"]
+    definition["plugins"]["extractors"][0] |= plugin
+    meltano_yml.write_text(yaml.safe_dump(definition, sort_keys=False))
+    commands = text.partition("```sh\n")[2].partition("```")[0]
+    subprocess.run(["bash", "-ec", commands], cwd=project, check=True)  # noqa: S607
+
+    result = meltano(project, "run", *PIPELINE)
+
+    assert result.returncode == 0, result.stdout
+    rows = table(postgres_url, "tap_homele")
+    assert len(rows) == 150
+    for row in rows.values():
+        customer = sandbox.customers[row["id"]]
+        assert row["name"] == customer["name"]
+        if how == "keep columns out":
+            hidden = {"phone1", "phone2", "phone3", "address", "additional_properties"}
+            assert customer.keys() - row.keys() == hidden - {"additional_properties"}
+            assert "additional_properties" not in row
+        else:
+            for column in ("email1", "phone1"):
+                plain = customer[column]
+                seeded = f"a long secret of your own{plain}".encode()
+                is_text = isinstance(plain, str)
+                hashed = hashlib.sha256(seeded).hexdigest() if is_text else None
+                assert row[column] == hashed
+            assert "additional_properties" not in row
 
 
 def kill_the_tap(project: Path) -> None:
