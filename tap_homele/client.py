@@ -62,6 +62,17 @@ def _number(text: str) -> Decimal | str:
     return text if abs(number.adjusted()) > MAX_EXPONENT else number
 
 
+def _whole_number(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:  # Python reads 4,300 digits
+        return text
+
+
+def _no_number(text: str) -> t.NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
 _decoder = msgspec.json.Decoder(float_hook=_number)
 
 
@@ -73,20 +84,30 @@ def decode(body: bytes) -> t.Any:
 
     Returns:
         What it holds, as ``records.storable`` spells it; numbers with a fraction or an
-        exponent as ``Decimal``.
+        exponent as ``Decimal``, and as text what is too long to be a number.
 
     Raises:
         ValueError: If it is not JSON, or nested too deeply to be read.
     """
     try:
-        value = _decoder.decode(body)
+        return _decode(body)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _decode(body: bytes) -> t.Any:
+    try:
+        value = _decoder.decode(body)
     except msgspec.DecodeError:
-        # msgspec does not take half a pair of surrogates, which JSON can spell out.
-        if b"\\ud" not in body.lower():
-            raise ValueError("not JSON") from None
-        value = records.storable(json.loads(body, parse_float=_number))
+        # msgspec does not take all that JSON can spell: half a pair of surrogates,
+        # integers of thousands of digits.
+        value = json.loads(
+            body,
+            parse_float=_number,
+            parse_int=_whole_number,
+            parse_constant=_no_number,
+        )
+        return records.storable(value)
     return records.storable(value) if b"\\u0000" in body else value
 
 
@@ -153,8 +174,8 @@ def retry_after(response: requests.Response | None) -> float | None:
         now = server_time(response) or datetime.now(timezone.utc)
         return (moment - now).total_seconds()
     seconds = _body(response).get("retry_after")
-    if isinstance(seconds, int | float | Decimal):
-        return float(seconds)
+    if isinstance(seconds, int | Decimal):
+        return float(min(seconds, 10**9))  # an integer can be too large for a float
     return None
 
 
@@ -382,7 +403,7 @@ class HomeleStream(RESTStream[str | None]):
             is_html = "html" in response.headers.get("Content-Type", "")
             raise RetriableAPIError(
                 f"{_endpoint(response)} was answered with "
-                f"{'an HTML page' if is_html else 'something that is not JSON'}.",
+                f"{'an HTML page' if is_html else 'no readable JSON'}.",
                 response,
             ) from None
         if not isinstance(body, dict):
@@ -535,7 +556,7 @@ class HomeleStream(RESTStream[str | None]):
 def _http_date(header: str | None) -> datetime | None:
     try:
         moment = email.utils.parsedate_to_datetime(header or "")
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return moment.replace(tzinfo=moment.tzinfo or timezone.utc)
 

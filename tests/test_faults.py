@@ -42,7 +42,7 @@ TOKEN = "1|marked-token"  # noqa: S105
 PERSON = "Marked-Person"
 
 LIST = "GET /api/v2/crm/customers"
-NOT_JSON = f"{LIST} was answered with something that is not JSON."
+NOT_JSON = f"{LIST} was answered with no readable JSON."
 RATE_LIMIT = f"{LIST} was answered with 429, 'Too Many Attempts.'."
 RATE_LIMIT_WAITS = [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
 MOVED = f"{LIST} was answered with a redirect"

@@ -310,7 +310,7 @@ def test_json_that_is_nested_too_deeply_is_an_error(
 ) -> None:
     world.fail(faults.body("[" * 100_000 + "]" * 100_000), times=math.inf)
 
-    with pytest.raises(FatalAPIError, match="not JSON"):
+    with pytest.raises(FatalAPIError, match="no readable JSON"):
         sync(world)
 
     assert waited
@@ -383,3 +383,27 @@ def test_storable_is_what_json_spells() -> None:
     assert decode(rb'"\ud83d\ude00 \ud83d"') == "😀 \\ud83d"
     assert storable(["a", 1, None, {"\x00": True}]) == ["a", 1, None, {"\\u0000": True}]
     assert not re.search("[\x00\ud800-\udfff]", storable("\x00\ud800\udfff"))
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("digits", [19, 400, 4300, 4301, 9999])
+def test_an_integer_of_any_length_keeps_every_digit(sign: str, digits: int) -> None:
+    number = sign + "9" * digits
+
+    value = decode(f'{{"big": {number}}}'.encode())["big"]
+
+    # Python itself stops at 4,300 digits: that is text.
+    assert (value if isinstance(value, str) else str(value)) == number
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_does_no_harm(encoding: str) -> None:
+    assert decode('{"name": "سارا"}'.encode(encoding)) == {"name": "سارا"}
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"NaN", b"[-Infinity]", b"\xff", b"[" * 9999, b"<html>"]
+)
+def test_what_is_not_json_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode(body)

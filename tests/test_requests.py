@@ -278,6 +278,9 @@ def test_maintenance_that_is_over_at_once_is_not_asked_for_ever(
         (429, {}, b'{"retry_after": 7}', 8),
         (429, {}, b'{"retry_after": 7.5}', 8.5),
         (429, {}, b'{"retry_after": "7"}', 1),
+        (429, {}, b'{"retry_after": true}', 2),
+        (429, {"Retry-After": f"1 Mar {'9' * 30} 9:9:9"}, b"", 1),
+        (429, {"Date": f"1 Mar {'9' * 30} 9:9:9"}, b'{"retry_after": 7}', 8),
         (429, {}, b"\xff", 1),
         (429, {}, b'"\xff"', 1),
         (503, {"Retry-After": "7"}, b"", 7),
@@ -298,6 +301,17 @@ def test_the_first_wait(
     decide.send(None)
 
     assert decide.send(RetriableAPIError("", response)) == seconds
+
+
+@pytest.mark.parametrize("digits", [20, 400])
+def test_a_wait_of_any_length_can_be_read(digits: int) -> None:
+    number = "9" * digits
+    for headers, body in (({"Retry-After": number}, ""), ({}, number)):
+        response = requests.Response()
+        response.headers.update(headers)
+        response._content = b'{"retry_after": %s}' % body.encode()  # noqa: SLF001
+
+        assert (retry_after(response) or 0) >= 10**9
 
 
 def test_a_date_without_the_clock_of_the_server_is_compared_with_ours() -> None:
