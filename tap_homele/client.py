@@ -129,8 +129,11 @@ def base_url(api_url: str) -> str:
         raise ValueError("it must not hold a user name or a password")
     if parts.query or parts.fragment or len(api_url.split()) != 1:
         raise ValueError("it must end with its path, without '?', '#' or spaces")
-    # Both raise a ValueError that says what is wrong.
-    _ = parts.port, (parts.hostname or "").encode("idna")
+    _ = parts.port  # raises a ValueError that says what is wrong
+    try:
+        (parts.hostname or "").encode("idna")
+    except UnicodeError:
+        raise ValueError(f"'{parts.hostname}' cannot be a domain") from None
     loopback = parts.hostname in {"localhost", "127.0.0.1", "::1"}
     if not parts.hostname or not (
         parts.scheme == "https" or (parts.scheme == "http" and loopback)
