@@ -337,6 +337,10 @@ class TokenError(FatalAPIError):
     """The API does not accept the token, or not for this."""
 
 
+class ServerError(FatalAPIError):
+    """The API answers a request with 500, however often it is tried."""
+
+
 class HomeleStream(RESTStream[str | None]):
     """A stream of the Homele API."""
 
@@ -512,7 +516,11 @@ class HomeleStream(RESTStream[str | None]):
             except RetriableAPIError as error:
                 told = retry_after(error.response)
                 later = f"in {told:.0f} seconds" if told and told > 0 else "later"
-                raise FatalAPIError(
+                response = error.response
+                failed = response is not None and (
+                    response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
+                )
+                raise (ServerError if failed else FatalAPIError)(
                     f"{error} Giving up: run the tap again {later}. The bookmark has "
                     "not moved, so nothing is lost."
                 ) from None

@@ -67,6 +67,7 @@ class Scan:
         started: When the scan began, by the server's clock.
         newest: The newest ``updated_at`` seen so far.
         cursor: Where the pass over the list begins, None for its top.
+        windows: Where a reading by windows begins, as ``Windows.resume`` takes it.
         closed: Whether nothing can have slipped by.
     """
 
@@ -75,11 +76,13 @@ class Scan:
     started: str | None = None
     newest: str | None = None
     cursor: str | None = None
+    windows: dict[str, t.Any] | None = None
     closed: bool = False
 
-    # The pass: how many pages it has read, when it began, and the last activity down to
-    # which it reads the head. None: it is the first pass, over the whole list.
+    # The pass: how many pages and customers it has read, when it began, and the last
+    # activity down to which it reads the head; None for the first, over the whole list.
     pages: int = 0
+    customers: int = 0
     pass_started: str | None = None
     limit: str | None = None
     limit_reached: bool = False
@@ -136,6 +139,7 @@ class Scan:
             self.pass_started = (server_time or now).isoformat()
             if self.started is None:
                 self.started = min(server_time or now, now).isoformat()
+        self.customers += len(page)
         times = [at for record in page if (at := record.get("last_activity_at"))]
         self.by_day = bool(times) and all(at.endswith(MIDNIGHT) for at in times)
 
@@ -234,20 +238,35 @@ class Scan:
         )
         self.limit_reached = self.moving = False
         self.previous = None
-        self.pages = self.moving_pages = 0
+        self.pages = self.customers = self.moving_pages = 0
         self.rounds += 1
         return True
 
+    def within(self, *, everybody: bool = False) -> Scan:
+        """Begin a scan of a part of the list, which belongs to this one.
+
+        Args:
+            everybody: Whether all customers are wanted.
+        """
+        bookmark = None if everybody else self.bookmark
+        return Scan(bookmark, self.asked, started=self.started, newest=self.newest)
+
     # Between runs.
 
-    def checkpoint(self, next_cursor: str | None) -> dict[str, t.Any]:
+    def checkpoint(
+        self,
+        next_cursor: str | None = None,
+        windows: dict[str, t.Any] | None = None,
+    ) -> dict[str, t.Any]:
         """Give what a later run needs to go on after the page that was read last.
 
         Args:
             next_cursor: The cursor of the page after it, None where there is none.
+            windows: The windows that are left, where it reads by windows.
         """
         return {
             "cursor": next_cursor,
+            "windows": windows,
             "edge": list(self.edge) if self.edge else None,
             "started": self.started,
             "newest": self.newest,
@@ -281,6 +300,7 @@ class Scan:
                 int(checkpoint["edge"][1]),
             )
             bookmark = checkpoint["bookmark"] and utc(checkpoint["bookmark"])
+            windows = checkpoint["windows"]
             same_list = checkpoint["asked"] == self.asked
         except (TypeError, KeyError, IndexError, ValueError):
             raise ValueError("its checkpoint is unreadable") from None
@@ -293,11 +313,11 @@ class Scan:
             raise ValueError("it read with other filters, or from another address")
         if not owed:
             raise ValueError("it began at a later bookmark")
-        if cursor is None:
+        if cursor is None and windows is None:
             raise ValueError("its list has one page")
         if local_time() - datetime.fromisoformat(started) > RESUMABLE:
             raise ValueError(f"it began more than {RESUMABLE.days} days ago")
-        self.cursor, self.started = cursor, started
+        self.cursor, self.windows, self.started = cursor, windows, started
         self.newest, self.edge = newest, edge
 
     def follows(self, record: Record) -> bool:
@@ -316,7 +336,7 @@ class Scan:
 
     def restart(self) -> None:
         """Read from the top after all."""
-        self.cursor = self.started = self.newest = self.edge = None
+        self.cursor = self.windows = self.started = self.newest = self.edge = None
 
 
 def _before(moment: str, span: timedelta) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import random
 import typing as t
+from datetime import date, timedelta
 
 from singer_sdk import typing as th
 from singer_sdk.exceptions import FatalAPIError
@@ -12,15 +14,20 @@ from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 from singer_sdk.streams.rest import HTTPRequest, PageContext
 
 from tap_homele import records
-from tap_homele.client import HomeleStream, TokenError, server_time
+from tap_homele.client import HomeleStream, ServerError, TokenError, server_time
 from tap_homele.pagination import CursorPaginator
-from tap_homele.scan import Scan, fingerprint
+from tap_homele.scan import Scan, fingerprint, local_time
+from tap_homele.windows import Seen, Window, Windows
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
 
     import requests
     from singer_sdk.helpers.types import Context
+
+
+# The ways to read the list, as the setting ``scan_by`` and the state name them.
+AUTO, CURSOR, CREATED_DATE = "auto", "cursor", "created_date"
 
 
 def related_object(name: str, description: str) -> th.Property[t.Any]:
@@ -115,6 +122,17 @@ class CustomersStream(HomeleStream):
 
     _scan: Scan
     _paginator: CursorPaginator
+    # The window of the created date that is read, None for the whole list.
+    _window: Window | None = None
+    # The windows that are left, where the list is read by them.
+    _windows: Windows | None = None
+    # How the list turned out to be read best: by the cursor, if that was checked, or by
+    # created date; None, as long as that is not known.
+    _way: str | None = None
+    # Whom the cursor has shown, where that is to be checked.
+    _seen: Seen | None = None
+    # What a window shows that is asked for to check it, and whether that is not all.
+    _shown: tuple[list[records.Record], bool] | None = None
     # The version to activate when the scan is closed.
     _version: int | None = None
 
@@ -153,17 +171,33 @@ class CustomersStream(HomeleStream):
             headers=self.http_headers,
             params={
                 "per_page": self.config["page_size"],
-                **self.filters,
+                **self._window_filters(),
                 "cursor": page.next_page_token,
             },
         )
 
+    def _window_filters(self) -> dict[str, t.Any]:
+        """Give the filters, those of the created date narrowed to the window."""
+        filters = self.filters
+        if self._window is None:
+            return filters
+        first, last = self._window.asked
+        for name, day, narrower in (
+            ("filter[date_from]", first, max),
+            ("filter[date_to]", last, min),
+        ):
+            if day is not None:
+                ends = [day.isoformat(), filters[name]]
+                filters[name] = narrower(filter(None, ends))
+        return filters
+
     def get_new_paginator(self) -> CursorPaginator:
-        """Begin a pass: over the list, or over its head again."""
-        scan = self._scan
+        """Begin a pass: over the list or a window of it, or over its head again."""
+        scan, window = self._scan, self._window
         start = None if scan.over_head else scan.cursor
+        one_page = window is not None and not window.by_cursor
         self._paginator = CursorPaginator(
-            self.read_answer, start, enough=lambda: scan.enough
+            self.read_answer, start, enough=lambda: one_page or scan.enough
         )
         return self._paginator
 
@@ -182,13 +216,20 @@ class CustomersStream(HomeleStream):
         """
         if "replication_key_value" not in state:
             return
+        setting, known = self.config["scan_by"], state.get("scan_by")
         bookmark = records.utc(state.pop("replication_key_value"))
         if bookmark is None:
             self.logger.warning("The bookmark is not a time: reading all customers.")
         elif state.get("asked", self.asked) != self.asked:
+            # Another list may have another cursor.
+            state.pop("scan_by", None)
             self.logger.warning(
                 "The filters or the address are not those of the last run: reading "
                 "all customers."
+            )
+        elif setting == CREATED_DATE != known:
+            self.logger.warning(
+                "The list was not read by created date so far: reading all customers."
             )
         else:
             state["replication_key_value"] = bookmark
@@ -231,19 +272,130 @@ class CustomersStream(HomeleStream):
         bookmark = self.get_starting_replication_key_value(context)
         self._scan = Scan(bookmark=records.utc(bookmark), asked=self.asked)
         self._resume()
-        try:
-            yield from super().get_records(context)
-        except TokenError:
-            raise
-        except FatalAPIError as error:
-            # A cursor that always fails must not hold up every run to come.
-            if not self._scan.resumed or self._scan.pages:
-                raise
-            self._restart(f"its next page cannot be read ({error})")
-            yield from super().get_records(context)
-        while self._scan.reopen():
-            yield from super().get_records(context)
+        if self._windows is None:
+            yield from self._read_by_cursor()
+        if self._windows is not None:
+            yield from self._read_by_windows(self._windows)
         self._close()
+
+    def _read_pass(self) -> Iterator[records.Record]:
+        """Read the list, or a window of it, from where the scan begins to its end."""
+        yield from super().get_records(None)
+
+    def _read_by_cursor(self) -> Iterator[records.Record]:
+        """Read the list by its cursor, until it is closed.
+
+        If the cursor turns out to hide customers, or fails, ``_windows`` is set.
+        """
+        try:
+            try:
+                yield from self._read_pass()
+            except TokenError:
+                raise
+            except FatalAPIError as error:
+                # A cursor that always fails must not hold up every run to come.
+                if not self._scan.resumed or self._scan.pages:
+                    raise
+                self._restart(f"its next page cannot be read ({error})")
+                yield from self._read_pass()
+            while self._scan.reopen():
+                yield from self._read_pass()
+            self._tell_if_open()
+        except ServerError:
+            if self.config["scan_by"] != AUTO or not self._scan.pages:
+                raise
+            self._leave_the_cursor("Homele fails to follow its own cursor.")
+        else:
+            self._check_the_cursor()
+
+    def _tell_if_open(self) -> None:
+        if not self._scan.by_last_activity:
+            self.logger.warning(
+                "The list does not run by last activity, as it was expected to: "
+                "customers that moved while it was read could not be looked for."
+            )
+        elif not self._scan.closed:
+            self.logger.warning(
+                "Customers move in the list faster than it can be read: some may "
+                "come with the next run only."
+            )
+
+    def _read_by_windows(self, windows: Windows) -> Iterator[records.Record]:
+        """Read the list by windows of the created date, until none is left."""
+        closed = True
+        while window := windows.next(self._today):
+            self._window = window
+            self._scan = self._scan.within()
+            yield from self._read_pass()
+            found = self._scan.customers
+            while self._scan.reopen():
+                yield from self._read_pass()
+            if window.by_cursor:
+                # Whom the cursor hides here, nobody can tell.
+                closed = False
+                self.logger.warning(
+                    "More customers were created on %s than fit on a page: %d were "
+                    "read by the cursor, which may hide others.",
+                    window,
+                    found,
+                )
+            self._save(self._scan.checkpoint(windows=windows.checkpoint()))
+        self._scan.closed = closed
+
+    @property
+    def _today(self) -> date:
+        return date.fromisoformat((self._scan.started or local_time().isoformat())[:10])
+
+    def _check_the_cursor(self) -> None:
+        """Compare what the cursor has shown with windows of the created date."""
+        scan, seen = self._scan, self._seen
+        one_page = not scan.rounds and scan.pages <= 1
+        if seen is None or scan.resumed or one_page:
+            return
+        dice = random.Random(scan.started)  # noqa: S311
+        checked = 0
+        for window in seen.windows(dice):
+            self._window, self._shown = window, ([], False)
+            try:
+                for _ in self._read_pass():
+                    pass
+            except TokenError:
+                raise
+            except FatalAPIError as error:
+                self.logger.warning(
+                    "Whether the cursor hides customers could not be checked: %s", error
+                )
+                return
+            page, more = self._shown
+            checked += len(page)
+            if seen.lacks(window, page, more=more, before=scan.signpost or ""):
+                self._leave_the_cursor(
+                    f"Customers created from {window} are missing from the list that "
+                    "the cursor leads through."
+                )
+                break
+        else:
+            self._way = CURSOR
+            self.logger.info(
+                "The cursor hides nobody, as far as can be told: %d customers in "
+                "windows of the created date had all been seen.",
+                checked,
+            )
+        self._window = self._shown = None
+
+    def _leave_the_cursor(self, reason: str) -> None:
+        """Go on by windows of the created date, in this run and in later ones."""
+        self.logger.warning(
+            "%s Reading all customers by windows of the created date instead, from "
+            "now on.",
+            reason,
+        )
+        self._windows = Windows(self.config["page_size"])
+        self._way = CREATED_DATE
+        # Those that were hidden can have changed at any time.
+        self._scan = self._scan.within(everybody=True)
+        self.get_context_state(None)["scan_by"] = CREATED_DATE
+        self._save(self._scan.checkpoint(windows=self._windows.checkpoint()))
 
     def parse_response(self, response: requests.Response) -> Iterator[records.Record]:
         """Give the customers of a page, and save the progress after them.
@@ -259,6 +411,14 @@ class CustomersStream(HomeleStream):
         """
         scan = self._scan
         page = self._fitted(super().parse_response(response))
+        if self._window and self._window.strays(page):
+            raise FatalAPIError(
+                "Homele was asked for customers created in certain days, and answered "
+                "with others. Set scan_by to cursor, and tell Homele's support."
+            )
+        if self._shown:
+            self._shown = page, self._paginator.next_cursor(response) is not None
+            return
         if page and not scan.follows(page[0]):
             # Whatever page it is, all that follows is read, and what was carried over
             # from the earlier run only makes the bookmark older.
@@ -267,13 +427,23 @@ class CustomersStream(HomeleStream):
                 "interrupted is read from the top."
             )
         scan.begin_page(server_time(response), page)
+        if self._seen:
+            self._seen.add(page)
         yield from filter(scan.sees, page)
         # The SDK has written all of the page's records when it asks for more.
         next_cursor = self._paginator.next_cursor(response)
         if scan.resuming and not page and next_cursor is None:
             raise FatalAPIError("the list ended there")
+        if self._windows is not None and not scan.pages and not scan.over_head:
+            more = next_cursor is not None
+            self._windows.answered(page, more=more, today=self._today)
         scan.end_page()
-        self._save(next_cursor)
+        # The last page adds nothing to go on with. If it is the only one, it still has
+        # to be said that a scan, which may be a full refresh, has not ended.
+        begun = self.get_context_state(None).get("scan")
+        goes_on = not scan.over_head and (next_cursor or not begun)
+        if self._windows is None:
+            self._save(scan.checkpoint(next_cursor) if goes_on else None)
 
     def _fitted(self, rows: t.Iterable[t.Any]) -> list[records.Record]:
         """Make records of the rows of a page."""
@@ -304,22 +474,44 @@ class CustomersStream(HomeleStream):
         """Go on with an interrupted scan, if the state has one that fits."""
         state = self.get_context_state(None)
         checkpoints = state.pop("scan", None)
+        self._choose_the_way(state)
         if self.is_incremental:
             # When the SDK makes them itself, it warns that it cannot resume.
             state.setdefault("progress_markers", {})
-        if not checkpoints:
-            return
-        if not self.is_incremental:
+        if checkpoints and not self.is_incremental:
             self._restart("a full table is always read from the top")
-            return
-        try:
-            self._scan.resume(checkpoints)
-        except ValueError as reason:
-            self._restart(str(reason))
-            return
-        self.logger.info(
-            "Going on with the scan of %s, which was interrupted.", self._scan.started
-        )
+        elif checkpoints:
+            try:
+                self._scan.resume(checkpoints)
+                if (self._scan.windows is None) != (self._windows is None):
+                    raise ValueError("it read the list in another way")  # noqa: TRY301
+                if self._windows is not None:
+                    left = self._scan.windows
+                    self._windows = Windows.resume(self.config["page_size"], left)
+            except ValueError as reason:
+                self._restart(str(reason))
+            else:
+                self.logger.info(
+                    "Going on with the scan of %s, which was interrupted.",
+                    self._scan.started,
+                )
+
+    def _choose_the_way(self, state: dict[str, t.Any]) -> None:
+        """Decide how to read, by the setting and by what earlier runs found."""
+        setting, page_size = self.config["scan_by"], self.config["page_size"]
+        if setting == AUTO:
+            self._way = state.get("scan_by")
+        elif setting == CREATED_DATE:
+            self._way = CREATED_DATE
+        if self._way == CREATED_DATE:
+            self._windows = Windows(page_size)
+        elif setting == AUTO:
+            since = None
+            if self._way and self._scan.bookmark:
+                # Fresh imports are what would hide.
+                day = date.fromisoformat(self._scan.bookmark[:10])
+                since = day - timedelta(days=1)
+            self._seen = Seen(page_size, since)
 
     def _restart(self, reason: str) -> None:
         self.logger.info(
@@ -329,13 +521,16 @@ class CustomersStream(HomeleStream):
         )
         self._scan.restart()
 
-    def _save(self, next_cursor: str | None) -> None:
-        """Write how far the scan has come, after a page.
+    def _save(self, checkpoint: dict[str, t.Any] | None) -> None:
+        """Write how far the scan has come, after a page or a window.
 
         The shape of the state is the SDK's: when a sync ends, the newest value in
         ``progress_markers``, cut to the signpost, becomes the bookmark. ``scan`` is the
         tap's own, a list of one checkpoint, and so is ``asked``, the fingerprint of the
         list that the bookmark is for.
+
+        Args:
+            checkpoint: Where a later run goes on, None for where it did before.
         """
         if not self.is_incremental:
             return
@@ -348,10 +543,8 @@ class CustomersStream(HomeleStream):
         if newest := max(filter(None, (scan.newest, scan.bookmark)), default=None):
             markers["replication_key"] = self.replication_key
             markers["replication_key_value"] = newest
-        # The last page adds nothing to go on with. If it is the only one, it still has
-        # to be said that a scan, which may be a full refresh, has not ended.
-        if not scan.over_head and (next_cursor or not state.get("scan")):
-            state["scan"] = [scan.checkpoint(next_cursor)]
+        if checkpoint:
+            state["scan"] = [checkpoint]
         # A batch that is not full yet is not written yet: there the SDK writes the
         # state, after each batch.
         if not self.get_batch_config(self.config):
@@ -363,19 +556,10 @@ class CustomersStream(HomeleStream):
         ``scan`` becomes empty, and is not left out: Meltano merges the states of a full
         refresh key by key. For the same reason it is a list, which is replaced whole.
         """
-        scan = self._scan
+        scan, state = self._scan, self.get_context_state(None)
+        state["scan_by"] = self._way
         if self.is_incremental:
-            self.get_context_state(None).update(scan=[], asked=scan.asked)
-        if not scan.by_last_activity:
-            self.logger.warning(
-                "The list does not run by last activity, as it was expected to: "
-                "customers that moved while it was read could not be looked for."
-            )
-        elif not scan.closed:
-            self.logger.warning(
-                "Customers move in the list faster than it can be read: some may "
-                "come with the next run only."
-            )
+            state.update(scan=[], asked=scan.asked)
         if self._version is not None:
             if scan.closed:
                 super()._write_activate_version_message(self._version)

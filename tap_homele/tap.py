@@ -127,6 +127,16 @@ class TapHomele(Tap):
             description="Only customers created before this date (YYYY-MM-DD).",
         ),
         th.Property(
+            "scan_by",
+            th.StringType(allowed_values=["auto", "cursor", "created_date"]),
+            default="auto",
+            title="Scan by",
+            description=(
+                "How the list is read: by the API's cursor, by windows of the created "
+                "date, or auto: by the cursor, unless it turns out to hide customers."
+            ),
+        ),
+        th.Property(
             "emit_activate_version_messages",
             th.BooleanType,
             default=False,
@@ -174,7 +184,7 @@ class TapHomele(Tap):
         """
         config = self.config
         yield from _token_errors(config["auth_token"])
-        for name in ("api_url", "page_size"):
+        for name in ("api_url", "page_size", "scan_by"):
             if config[name] is None:
                 yield f"{name}: it must not be null; leave it out for the default."
         try:

@@ -93,7 +93,9 @@ class _Collector(MsgSpecWriter):
 
 
 def config_for(sandbox: Sandbox, **settings: Any) -> dict[str, Any]:
-    return {"auth_token": TOKEN, "api_url": sandbox.api_url, **settings}
+    """Give the settings for a sandbox; if not told otherwise, by the cursor alone."""
+    needed = {"auth_token": TOKEN, "api_url": sandbox.api_url, "scan_by": "cursor"}
+    return needed | settings
 
 
 def catalog_of(method: str = "INCREMENTAL") -> Catalog:

@@ -92,6 +92,13 @@ def leads_back(to: int) -> Fault:
     return Fault(make, BACK.format(FAULTY), written=FAULTY)
 
 
+def too_many_until(sandbox: Sandbox) -> Answer:
+    """Answer 429 with the time half a minute from now, by a clock that stands still."""
+    now = time.time()
+    sandbox.clock = lambda: now
+    return faults.too_many(formatdate(now + 30, usegmt=True))
+
+
 PAGE = "Page 5 of the list"
 BACK = "Page {} of the list leads back to a page that was read already."
 NO_HAS_MORE = f"{PAGE} does not say true or false in 'meta.has_more'."
@@ -140,9 +147,7 @@ FAULTS = {
         lambda _: faults.too_many(), RATE_LIMIT, RATE_LIMIT_WAITS
     ),
     "429 with a date": Fault(
-        lambda sandbox: faults.too_many(
-            formatdate(int(sandbox.clock()) + 30, usegmt=True)
-        ),
+        too_many_until,
         RATE_LIMIT,
         [31] * 10,
     ),

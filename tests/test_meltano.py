@@ -284,6 +284,7 @@ def test_interrupted_and_refreshed(
     assert len(sandbox.urls) == 10 + 1
     state = state_of(project)
     assert state.pop("scan") == []
+    assert state.pop("scan_by") == "cursor"
     assert set(state) == {"asked", "replication_key", "replication_key_value"}
     assert table(postgres_url, "tap_homele") == in_utc(sandbox)
 

@@ -222,9 +222,7 @@ def test_the_address_is_completed(api_url: str, completed: str) -> None:
     ],
 )
 def test_an_address_that_no_token_should_go_to_is_refused(api_url: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"^(it must|Invalid IPv6|Port |'crm\.\.)"
-    ):
+    with pytest.raises(ValueError, match=r"^(it must|Invalid IPv6|Port |'crm\.\.)"):
         base_url(api_url)
 
 

@@ -13,10 +13,10 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timezone, tzinfo
 from email.utils import formatdate
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask import Flask, Response, redirect, request
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -87,6 +87,16 @@ class Sandbox:
         row["last_activity_at"] or "",
         row["id"],
     )
+    # Faults of Laravel's cursor, from the second page on: those without an activity are
+    # left out (MySQL, SQLite); so are those of the cursor's second (a column with parts
+    # of a second); a cursor without an activity gets 500 (PostgreSQL).
+    drops_nulls: bool = False
+    drops_seconds: bool = False
+    fails_on_null: bool = False
+    # Whether the filters of the created date include their own day, and what a day is.
+    includes_from: bool = True
+    includes_to: bool = True
+    zone: tzinfo = timezone.utc
     requests: list[LoggedRequest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -224,7 +234,13 @@ class Sandbox:
             self.meanwhile()
         self._list_requests += 1
         fault = self._fault()
-        return self._guarded(fault or (lambda: json_response(self.page())))
+        return self._guarded(fault or self._ordinary)
+
+    def _ordinary(self) -> Response:
+        cursor = _read_cursor(request.args.get("cursor", ""))
+        if self.fails_on_null and cursor and not cursor.activity:
+            return error(500, "Server Error")
+        return json_response(self.page())
 
     def _detail(self, customer_id: str) -> Response:
         return self._guarded(lambda: self._customer(customer_id))
@@ -306,7 +322,10 @@ class Sandbox:
         with self._lock:
             keys, rows = self._sorted()
             # Ascending, so that a page is what comes before its end.
-            start, end = _limits(keys, request.args.get("cursor", ""), per_page)
+            cursor = _read_cursor(request.args.get("cursor", ""))
+            if cursor and (self.drops_nulls or self.drops_seconds):
+                keys, rows = self._left(keys, rows, cursor.activity)
+            start, end = _limits(keys, cursor, per_page)
             page = rows[start:end][::-1]
         return {
             "success": True,
@@ -322,6 +341,19 @@ class Sandbox:
                 "has_more": start > 0,
             },
         }
+
+    def _left(
+        self, keys: list[tuple[str, int]], rows: list[Customer], activity: str
+    ) -> tuple[list[tuple[str, int]], list[Customer]]:
+        """Give whom the faults of a cursor with such an activity leave."""
+        second = activity[: len("2026-02-15T09:45:00")]
+        left = [
+            (key, row)
+            for key, row in zip(keys, rows, strict=True)
+            if not (self.drops_nulls and not (activity and row["last_activity_at"]))
+            and not (self.drops_seconds and second and key[0].startswith(second))
+        ]
+        return [key for key, _ in left], [row for _, row in left]
 
     def _sorted(self) -> tuple[list[tuple[str, int]], list[Customer]]:
         """Give the customers that match, by last activity and id, ascending."""
@@ -377,10 +409,19 @@ class Sandbox:
         if priority := request.args.get("filter[priority.id]"):
             tests.append(lambda row: _id(row["priority"]) == priority)
         if first := request.args.get("filter[date_from]"):
-            tests.append(lambda row: row["created_at"][:10] >= first)
+            tests.append(
+                lambda row: (
+                    self._day(row) >= first + ("" if self.includes_from else "~")
+                )
+            )
         if last := request.args.get("filter[date_to]"):
-            tests.append(lambda row: row["created_at"][:10] <= last)
+            last += "~" if self.includes_to else ""
+            tests.append(lambda row: self._day(row) < last)
         return lambda row: all(test(row) for test in tests)
+
+    def _day(self, row: Customer) -> str:
+        created_at = datetime.fromisoformat(row["created_at"])
+        return created_at.astimezone(self.zone).date().isoformat()
 
 
 class _Handler(WSGIRequestHandler):
@@ -405,22 +446,38 @@ def _id(related: dict[str, Any] | None) -> str:
     return str(related["id"]) if related else ""
 
 
-def _limits(keys: list[tuple[str, int]], cursor: str, per_page: int) -> tuple[int, int]:
-    """Give where a page starts and ends among the keys, which ascend.
+class Cursor(NamedTuple):
+    """A cursor that can be read: where it points, and in which direction."""
 
-    A cursor that cannot be read is none at all, and gives the first page (Laravel).
-    """
-    end = len(keys)
+    key: tuple[str, int]
+    forward: bool
+
+    @property
+    def activity(self) -> str:
+        """The last activity, empty where there is none."""
+        return self.key[0].removeprefix("~")
+
+
+def _read_cursor(cursor: str) -> Cursor | None:
+    """Read a cursor. One that cannot be read is none at all (Laravel)."""
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         values = json.loads(text)
         key = (values["last_activity_at"] or "", values["id"])
-        if values["_pointsToNextItems"]:
-            end = bisect.bisect_left(keys, key)
-        else:
-            end = min(bisect.bisect_right(keys, key) + per_page, len(keys))
+        return Cursor(key, values["_pointsToNextItems"])
     except (ValueError, KeyError, TypeError):
-        pass
+        return None
+
+
+def _limits(
+    keys: list[tuple[str, int]], cursor: Cursor | None, per_page: int
+) -> tuple[int, int]:
+    """Give where a page starts and ends among the keys, which ascend."""
+    end = len(keys)
+    if cursor and cursor.forward:
+        end = bisect.bisect_left(keys, cursor.key)
+    elif cursor:
+        end = min(bisect.bisect_right(keys, cursor.key) + per_page, len(keys))
     return max(0, end - per_page), end
 
 
