@@ -302,8 +302,8 @@ def _bounded(
 _FAILURES: dict[type[Exception], str] = {
     requests.exceptions.Timeout: "there was no whole answer in time",
     requests.exceptions.ProxyError: "the proxy did not let it through",
-    requests.exceptions.SSLError: "there was no secure connection",
-    requests.exceptions.ConnectionError: "the connection failed",
+    requests.exceptions.SSLError: "there was no secure connection to api_url",
+    requests.exceptions.ConnectionError: "the connection to api_url failed",
     requests.exceptions.ChunkedEncodingError: "the answer broke off",
     requests.exceptions.ContentDecodingError: "the answer was damaged on its way",
     TooLongError: "the answer did not end",

@@ -185,8 +185,8 @@ class TapHomele(Tap):
         config = self.config
         yield from _token_errors(config["auth_token"])
         for name in ("api_url", "page_size", "scan_by"):
-            if config[name] is None:
-                yield f"{name}: it must not be null; leave it out for the default."
+            if config[name] in {None, ""}:
+                yield f"{name}: it must not be empty; leave it out for the default."
         try:
             base_url(config["api_url"] or _DEFAULT_API_URL)
         except ValueError as error:

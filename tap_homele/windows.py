@@ -213,7 +213,9 @@ class Windows:
             self.rest[-1:] = [(self.rest[-1][0], until), (_shift(until, 1), None)]
             self._by_cursor = until == date.max
         elif not self._window.is_day:
-            self._longest = max(1, ((last or self._newest(today)) - first).days // 2)
+            self._longest = max(
+                1, ((last or self._newest(today)) - first).days * 2 // 3
+            )
         elif self._window.overlap and self._inclusive:
             self.per_day, self._longest = max(self.per_day, self.page_size / SHORT), 1
         else:
@@ -333,8 +335,8 @@ class Seen:
         most = max(1, int(FILL * self._page_size))
         newest = known.around(known.last, known.last, most)
         if self._since:
-            first = max(self._since, newest.first or self._since)
-            yield Window(first, None, newest.overlap)
+            fits = known.count(self._since.toordinal(), known.last) <= most
+            yield Window(self._since if fits else newest.first)
             return
         yield Window(newest.first, None, newest.overlap)
         oldest = known.around(known.first, known.first, most)

@@ -102,6 +102,9 @@ class Simulation:
 
     sandbox: Sandbox
     dice: random.Random
+    # How the tap reads the list, and the fault of the sandbox's cursor, if it has one.
+    scan_by: str = "cursor"
+    fault: str | None = None
     now: datetime = BEGINNING
     log: list[str] = field(default_factory=list)
 
@@ -109,6 +112,11 @@ class Simulation:
         dice = self.dice
         self.full_table = dice.random() < 0.3
         self.page_size = dice.randint(1, 4)
+        for switch in ("drops_nulls", "drops_seconds", "fails_on_null"):
+            setattr(self.sandbox, switch, switch == self.fault)
+        if self.fault:
+            # What the cursor hides is found where a few days fit on a page.
+            self.page_size = 6
         self.skew = timedelta(seconds=dice.choice((0, 0, 3600, -3600, 90)))
         self.mixed = dice.random() < 0.5
         # The clock of the web server is ahead of that of the database, in seconds.
@@ -177,12 +185,16 @@ class Simulation:
         event(customer_id)
 
     def _add(self) -> None:
-        customer_id, self.next_id = self.next_id, self.next_id + 1
         now = self.now.isoformat()
+        days = [row["created_at"][:10] for row in self.sandbox.customers.values()]
+        if self.fault and days.count(now[:10]) > 1:
+            return
+        customer_id, self.next_id = self.next_id, self.next_id + 1
         active = self.dice.random() < 0.7
         self.sandbox.add(
             {
                 "id": customer_id,
+                "sequential_number": customer_id,
                 "name": f"Customer {customer_id}",
                 "owner": {"id": self.dice.randint(1, 2), "name": "Owner"},
                 "created_at": now,
@@ -269,9 +281,9 @@ class Simulation:
 
     def play(self) -> None:
         """Go through the history, and then through quiet days."""
-        for _ in range(self.dice.randint(0, 10)):
+        for _ in range(self.dice.randint(0, 25 if self.fault else 10)):
             self._add()
-            self._pass(self.dice.choice((0, 60, 4000)))
+            self._pass(self.dice.choice((0, 60, 4000)) * (40 if self.fault else 1))
         for _ in range(self.dice.randint(1, 4)):
             self._pass(self.dice.choice((1, 60, 400, 5000)))
             self.busy = self.dice.choice((0.0, 0.3, 0.6))
@@ -330,6 +342,7 @@ class Simulation:
             page_size=self.page_size,
             emit_activate_version_messages=self.full_table,
             filter_owner_ids=[1] if filtered else [],
+            scan_by=self.scan_by,
         )
         killed = len(output.messages) == kill_after
         confirmed = self._confirmed(
@@ -367,11 +380,23 @@ class Simulation:
         if any(message["type"] == "ACTIVATE_VERSION" for message in stored):
             gone &= self.there & set(self.sandbox.customers)
             gone -= self.moved | self.unseen
-        if gone:
+        if gone and not self._hides:
             self._fail(f"rows {gone} are gone from the replica")
+
+    @property
+    def _hides(self) -> bool:
+        """Whether the cursor hides customers, and a sample did not show it.
+
+        With six customers on a page a sample is small; ``test_windows`` has its chances
+        with a hundred.
+        """
+        way = self._stream_state().get("scan_by")
+        return bool(self.fault) and self.scan_by == "auto" and way != "created_date"
 
     def _check_presence(self) -> None:
         """After a run that ended well, whoever was there when it began has come."""
+        if self._hides:
+            return
         there = self.there & set(self.sandbox.customers)
         missing = there - set(self.replica.rows) - self.moved - self.unseen
         if missing:
@@ -379,6 +404,8 @@ class Simulation:
 
     def _compare(self) -> None:
         """In the end the replica equals the source."""
+        if self._hides:
+            return
         source = self.sandbox.customers
         for customer_id, row in source.items():
             if customer_id in self.unseen:
@@ -388,6 +415,8 @@ class Simulation:
                 self._fail(f"customer {customer_id} never arrived")
             elif {name: stored[0][name] for name in row} != _expected(row):
                 self._fail(f"customer {customer_id} is {stored[0]}, not {row}")
+        if self.scan_by == "created_date" and not self.fault:
+            return  # a day that does not fit on a page is never certain to be whole
         if self.full_table and set(self.replica.rows) != set(source):
             self._fail(f"deleted: {set(self.replica.rows) - set(source)} stay")
 

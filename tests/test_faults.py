@@ -116,7 +116,9 @@ FAULTS = {
         f"{LIST} was answered with 503, 'Service Unavailable'.",
         [400, 400, 100],
     ),
-    "reset": passing(lambda _: faults.reset, f"{LIST} failed: the connection failed."),
+    "reset": passing(
+        lambda _: faults.reset, f"{LIST} failed: the connection to api_url failed."
+    ),
     "cut off": passing(faults.cut_off, f"{LIST} failed: the answer broke off."),
     "cut off, unnoticed by HTTP": passing(faults.half, NOT_JSON),
     "damaged gzip": passing(
@@ -461,7 +463,7 @@ def test_connection_refused(
     else:
         sandbox.serve(port)
         assert waited == [*FAILURE_WAITS]
-        sentence = f"{LIST} failed: the connection failed."
+        sentence = f"{LIST} failed: the connection to api_url failed."
         stops_and_goes_on(sandbox, ended, Fault(None, sentence, waited), run)
 
 

@@ -122,10 +122,13 @@ def test_a_wrong_setting_is_refused_also_when_there_is_a_state() -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["api_url", "page_size"])
-def test_null_is_not_the_default(name: str) -> None:
-    assert errors(TOKEN | {name: None}) == [
-        f"{name}: it must not be null; leave it out for the default."
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("api_url", None), ("api_url", ""), ("page_size", None), ("scan_by", None)],
+)
+def test_nothing_is_not_the_default(name: str, value: object) -> None:
+    assert errors(TOKEN | {name: value}) == [
+        f"{name}: it must not be empty; leave it out for the default."
     ]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import time
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,13 +40,16 @@ def play(
 ) -> Callable[[int], str | None]:
     """Play a history; give the log of one that ends in a loss."""
     playing: list[Simulation] = []
+    clock = SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic)
+    monkeypatch.setattr("backoff._sync.time", clock)
+    monkeypatch.setattr(streams, "local_time", lambda: playing[-1].local_time)
     monkeypatch.setattr(scan, "local_time", lambda: playing[-1].local_time)
     # The version of a full table is the second in which the tap began.
     initialized_at = property(lambda _: int(playing[-1].local_time.timestamp() * 1000))
     monkeypatch.setattr(TapHomele, "initialized_at", initialized_at)
 
-    def one(seed: int) -> str | None:
-        playing[:] = [Simulation(world, random.Random(seed))]
+    def one(seed: int, **options: Any) -> str | None:
+        playing[:] = [Simulation(world, random.Random(seed), **options)]
         try:
             playing[-1].play()
         except LossError as loss:
@@ -69,6 +74,20 @@ def test_nothing_is_lost(
         assert play(seed) is None
 
     histories()
+
+
+@pytest.mark.parametrize(
+    "fault", [None, "drops_nulls", "drops_seconds", "fails_on_null"]
+)
+@pytest.mark.parametrize("scan_by", ["auto", "created_date"])
+def test_nothing_is_lost_by_windows(
+    play: Callable[..., str | None],
+    request: pytest.FixtureRequest,
+    scan_by: str,
+    fault: str | None,
+) -> None:
+    for seed in range(request.config.getoption("histories") // 8):
+        assert play(seed, scan_by=scan_by, fault=fault) is None, seed
 
 
 def lose(play: Callable[[int], str | None], start: int = 0) -> str:

@@ -1,0 +1,608 @@
+"""Complete where the cursor hides customers: found out, and read by created date."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import random
+from datetime import date, datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from singer_sdk.exceptions import FatalAPIError
+
+from tap_homele.windows import Seen, Window
+from tests.sandbox import Sandbox, faults
+from tests.sandbox.customers import Customer, make_customers, spell
+from tests.singer import Output, catalog_of, sync
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.conftest import Serve
+
+FAULTS = ("drops_nulls", "drops_seconds", "fails_on_null")
+# Where the database sorts those without an activity: last (MySQL), first (PostgreSQL).
+NULLS = ("", "~")
+
+
+def stream_state(output: Output) -> dict[str, Any]:
+    state: dict[str, Any] = output.state["bookmarks"]["customers"]
+    return state
+
+
+def is_complete(sandbox: Sandbox, *outputs: Output) -> bool:
+    return {id_ for output in outputs for id_ in output.ids} == set(sandbox.customers)
+
+
+def is_window(url: str) -> bool:
+    return "date_from" in url or "date_to" in url
+
+
+def days_of(url: str) -> tuple[date | None, date | None]:
+    """Give the days that a URL asks for."""
+    asked = dict(part.split("=") for part in url.partition("?")[2].split("&"))
+    first, last = (
+        asked.get(f"filter%5Bdate_{name}%5D", "") or None for name in ("from", "to")
+    )
+    return (
+        date.fromisoformat(first) if first else None,
+        date.fromisoformat(last) if last else None,
+    )
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+
+
+def sorts_nulls(sandbox: Sandbox, nulls: str) -> None:
+    sandbox.key = lambda row: (row["last_activity_at"] or nulls, row["id"])
+
+
+def with_gaps(sandbox: Sandbox, every: int = 20) -> None:
+    """Delete some customers: their numbers are not used again."""
+    for customer_id in list(sandbox.customers)[::every]:
+        sandbox.delete(customer_id)
+
+
+# What the cursor hides arrives.
+
+
+@pytest.mark.parametrize("nulls", NULLS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_whom_the_cursor_hides_arrives_in_the_first_run(
+    serve: Serve,
+    waited: list[float],
+    caplog: pytest.LogCaptureFixture,
+    fault: str,
+    nulls: str,
+) -> None:
+    """3,000 customers, of whom 5 % have no activity."""
+    sandbox = serve(3000, **{fault: True})
+    sorts_nulls(sandbox, nulls)
+    hidden = [r for r in sandbox.customers.values() if not r["last_activity_at"]]
+    assert 120 <= len(hidden) <= 180
+
+    first = sync(sandbox, scan_by="auto")
+
+    assert is_complete(sandbox, first)
+    assert stream_state(first)["scan_by"] == "created_date"
+    assert stream_state(first)["scan"] == []
+    assert "Reading all customers by windows of the created date" in caplog.text
+    windows = [url for url in sandbox.urls if is_window(url)]
+    assert len(windows) <= 1.5 * 30
+    assert (waited != []) is (fault == "fails_on_null")
+
+    # An edit to one of the hidden ones arrives with the next run.
+    sandbox.requests.clear()
+    sandbox.edit(hidden[7]["id"], address="Gulan Street 7")
+    second = sync(sandbox, scan_by="auto", state=first.state)
+
+    assert hidden[7]["id"] in second.ids
+    assert len(second.ids) <= 5
+    assert len(sandbox.urls) <= 1.5 * 30
+    assert not any("cursor=" in url for url in sandbox.urls)
+
+
+def test_a_fresh_import_is_found_by_the_next_run(serve: Serve) -> None:
+    sandbox = serve(450, drops_nulls=True)
+    for row in sandbox.customers.values():
+        row["last_activity_at"] = row["last_activity_at"] or row["created_at"]
+    first = sync(sandbox, scan_by="auto")
+    assert stream_state(first)["scan_by"] == "cursor"
+    for number in range(5):
+        row = dict(next(iter(sandbox.customers.values())))
+        now = spell(datetime.now(timezone.utc) - timedelta(hours=1))
+        row |= {"id": 10_000 + number, "sequential_number": 2000 + number}
+        sandbox.add(
+            row | {"created_at": now, "updated_at": now, "last_activity_at": None}
+        )
+
+    second = sync(sandbox, scan_by="auto", state=first.state)
+
+    assert {10_000 + number for number in range(5)} <= set(second.ids)
+    assert stream_state(second)["scan_by"] == "created_date"
+
+
+def test_whoever_was_hidden_before_arrives_though_it_changed_long_ago(
+    serve: Serve,
+) -> None:
+    """The bookmark is later than the last update of those that come to light."""
+    sandbox = serve(450, drops_nulls=True)
+    by_cursor = sync(sandbox, scan_by="cursor")
+    assert not is_complete(sandbox, by_cursor)
+
+    for scan_by in ("auto", "created_date"):
+        output = sync(sandbox, scan_by=scan_by, state=by_cursor.state)
+        assert is_complete(sandbox, by_cursor, output)
+
+
+def test_a_full_refresh_starts_from_the_question_again(serve: Serve) -> None:
+    sandbox = serve(450, drops_nulls=True)
+    first = sync(sandbox, scan_by="auto")
+    assert stream_state(first)["scan_by"] == "created_date"
+    sandbox.drops_nulls = False
+
+    second = sync(sandbox, scan_by="auto")
+
+    assert stream_state(second)["scan_by"] == "cursor"
+
+
+def test_other_filters_start_from_the_question_again(serve: Serve) -> None:
+    sandbox = serve(450, drops_nulls=True)
+    first = sync(sandbox, scan_by="auto")
+    sandbox.requests.clear()
+    sandbox.drops_nulls = False
+
+    sync(sandbox, scan_by="auto", state=first.state, filter_owner_ids=[1, 2, 3, 4])
+
+    assert "cursor=" in sandbox.urls[1]
+
+
+def test_the_way_can_be_chosen(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    sandbox = serve(450, drops_nulls=True)
+
+    by_cursor = sync(sandbox, scan_by="cursor")
+    assert len(by_cursor.ids) < 450
+    assert not any(is_window(url) for url in sandbox.urls)
+    assert stream_state(by_cursor)["scan_by"] is None
+    assert warnings(caplog) == []
+
+    sandbox.requests.clear()
+    by_date = sync(sandbox, scan_by="created_date")
+    assert is_complete(sandbox, by_date)
+    assert not any("cursor=" in url for url in sandbox.urls)
+    assert stream_state(by_date)["scan_by"] == "created_date"
+    assert warnings(caplog) == []
+
+
+def test_a_500_on_the_first_page_is_no_reason_to_leave_the_cursor(
+    serve: Serve, waited: list[float]
+) -> None:
+    sandbox = serve(450)
+    sandbox.fail(faults.refused(500, "Server Error"), times=math.inf)
+
+    with pytest.raises(FatalAPIError, match="500"):
+        sync(sandbox, scan_by="auto")
+
+    assert len(waited) == 7
+    assert not any(is_window(url) for url in sandbox.urls)
+
+
+# What the question costs.
+
+
+@pytest.mark.parametrize("gaps", [True, False])
+@pytest.mark.parametrize("count", [150, 450, 3000])
+def test_without_faults_it_costs_five_requests_at_most_and_then_one(
+    serve: Serve, caplog: pytest.LogCaptureFixture, count: int, *, gaps: bool
+) -> None:
+    sandbox = serve(count)
+    if gaps:
+        with_gaps(sandbox)
+    sync(sandbox, scan_by="cursor")
+    before = len(sandbox.requests)
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    sandbox.requests.clear()
+
+    first = sync(sandbox, scan_by="auto")
+
+    assert sorted(first.ids) == sorted(sandbox.customers)
+    # Without gaps in the running number, nobody can be missing but at the ends.
+    assert len(sandbox.requests) - before == (5 if gaps else 2)
+    assert "The cursor hides nobody, as far as can be told" in caplog.text
+    assert stream_state(first)["scan_by"] == "cursor"
+
+    sandbox.requests.clear()
+    second = sync(sandbox, scan_by="auto", state=first.state)
+    assert len(sandbox.requests) - before == 1
+    assert len(second.ids) <= 1
+    first_day = datetime.fromisoformat(stream_state(first)["replication_key_value"])
+    assert days_of(sandbox.urls[-1]) == (first_day.date() - timedelta(days=2), None)
+
+
+def test_a_list_of_one_page_needs_no_check(serve: Serve) -> None:
+    sandbox = serve(100)
+
+    sync(sandbox, scan_by="auto")
+
+    assert sandbox.urls == ["/customers?per_page=100"]
+
+
+def test_a_full_table_is_checked_each_time(serve: Serve) -> None:
+    sandbox = serve(450)
+    with_gaps(sandbox)
+    catalog = catalog_of("FULL_TABLE")
+    first = sync(sandbox, scan_by="auto", catalog=catalog)
+    sandbox.requests.clear()
+
+    second = sync(sandbox, scan_by="auto", catalog=catalog, state=first.state)
+
+    assert sum(map(is_window, sandbox.urls)) == 5
+    assert second.state == {"bookmarks": {"customers": {"scan_by": "cursor"}}}
+
+
+def test_new_customers_are_not_taken_for_hidden_ones(serve: Serve) -> None:
+    sandbox = serve(450)
+
+    def add() -> None:
+        if is_window(sandbox.urls[-1]) and 10_000 not in sandbox.customers:
+            now = sandbox.now()
+            row = dict(next(iter(sandbox.customers.values()))) | {"id": 10_000}
+            sandbox.add(row | {"created_at": now, "updated_at": now})
+
+    sandbox.meanwhile = add
+
+    output = sync(sandbox, scan_by="auto")
+
+    assert 10_000 in sandbox.customers
+    assert stream_state(output)["scan_by"] == "cursor"
+
+
+@pytest.mark.parametrize("answer", [faults.refused(422, "No."), faults.html(404)])
+def test_a_check_that_fails_is_no_failure(
+    serve: Serve, caplog: pytest.LogCaptureFixture, answer: Any
+) -> None:
+    sandbox = serve(450)
+    sandbox.fail(answer, at=7, times=math.inf)
+
+    output = sync(sandbox, scan_by="auto")
+
+    assert is_complete(sandbox, output)
+    assert stream_state(output)["scan_by"] is None
+    (warning,) = warnings(caplog)
+    assert warning.startswith(
+        "Whether the cursor hides customers could not be checked:"
+    )
+
+
+def finds(seen_rows: list[Customer], everyone: list[Customer], seed: int) -> bool:
+    """Tell whether the check notices that some were not seen, in five pages."""
+    seen = Seen(100)
+    seen.add(seen_rows)
+    requests = 0
+    for window in seen.windows(random.Random(seed)):
+        requests += 1
+        first, last = window.asked
+        found = [
+            row
+            for row in everyone
+            if (first is None or row["created_at"][:10] >= first.isoformat())
+            and (last is None or row["created_at"][:10] <= last.isoformat())
+        ]
+        found.sort(key=lambda row: (row["last_activity_at"] or "", row["id"]))
+        page = found[::-1][:100]
+        if seen.lacks(window, page, more=len(found) > 100, before="2027"):
+            return True
+    assert requests <= 5
+    return False
+
+
+@pytest.mark.parametrize("deleted", [0.0, 0.1])
+@pytest.mark.parametrize("clustered", [True, False])
+def test_a_loss_of_two_per_cent_is_found(deleted: float, *, clustered: bool) -> None:
+    """In more than 99 of 100 cases, whether it is spread or an import of one day."""
+    everyone = make_customers(3000)
+    missed = 0
+    for seed in range(300):
+        dice = random.Random(seed)
+        numbers = [row["sequential_number"] for row in everyone]
+        gone = set(dice.sample(numbers, int(deleted * 3000)))
+        start = dice.randrange(2940)
+        hidden = set(
+            numbers[start : start + 60] if clustered else dice.sample(numbers, 60)
+        )
+        there = [row for row in everyone if row["sequential_number"] not in gone]
+        seen = [row for row in there if row["sequential_number"] not in hidden]
+        missed += not finds(seen, there, seed)
+
+    assert missed < 3
+
+
+def test_nobody_is_found_missing_where_nobody_is() -> None:
+    everyone = make_customers(3000)
+    some = [row for row in everyone if row["sequential_number"] % 20]
+
+    assert not any(finds(some, some, seed) for seed in range(50))
+
+
+# The windows.
+
+
+def spread(count: int, *, days: int, seed: int = 1) -> list[Customer]:
+    """Make customers that were created at random in so many days until today."""
+    dice = random.Random(seed)
+    now = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+    made = make_customers(count, seed=seed)
+    times = sorted(now - timedelta(seconds=dice.random() * days * 86400) for _ in made)
+    for row, moment in zip(made, times, strict=True):
+        row["created_at"] = spell(moment)
+    return made
+
+
+@pytest.fixture
+def serve_rows(serve: Serve) -> Iterator[Callable[..., Sandbox]]:
+    def make(made: list[Customer], **options: Any) -> Sandbox:
+        sandbox = serve(0, **options)
+        for row in made:
+            sandbox.customers[row["id"]] = row
+        return sandbox
+
+    return make
+
+
+ZONES = [timezone(timedelta(hours=hours)) for hours in (-11, 0, 3, 13)]
+
+
+@pytest.mark.parametrize("zone", ZONES, ids=str)
+@pytest.mark.parametrize("includes", [(0, 0), (0, 1), (1, 0), (1, 1)], ids=str)
+@pytest.mark.parametrize(("count", "days"), [(700, 400), (700, 40), (500, 9000)])
+def test_windows_are_complete_whatever_the_filters_mean(
+    serve_rows: Callable[..., Sandbox],
+    zone: timezone,
+    includes: tuple[int, int],
+    count: int,
+    days: int,
+) -> None:
+    sandbox = serve_rows(
+        spread(count, days=days),
+        zone=zone,
+        includes_from=bool(includes[0]),
+        includes_to=bool(includes[1]),
+        drops_nulls=True,
+    )
+
+    output = sync(sandbox, scan_by="created_date")
+
+    assert is_complete(sandbox, output)
+    assert len(sandbox.requests) <= 3 * count / 100
+
+
+def test_neighbouring_windows_overlap_by_a_day_on_both_sides(serve: Serve) -> None:
+    sandbox = serve(1000)
+
+    sync(sandbox, scan_by="created_date")
+
+    windows = [days_of(url) for url in sandbox.urls if is_window(url)]
+    assert len(windows) <= 1.5 * 10
+    assert windows[0][1] is None
+    assert windows[-1][0] is None
+    for (newer, _), (_, older) in itertools.pairwise(windows):
+        assert newer is not None
+        assert older == newer + timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("per_day", "most"), [(0.5, 1.5), (4, 1.5), (12, 1.55), (30, 1.75)]
+)
+def test_windows_need_few_requests(
+    serve_rows: Callable[..., Sandbox], per_day: float, most: float
+) -> None:
+    requests = 0
+    for seed in (1, 2, 3):
+        sandbox = serve_rows(spread(3000, days=int(3000 / per_day), seed=seed))
+        sync(sandbox, scan_by="created_date")
+        requests += len(sandbox.requests)
+
+    assert requests <= 3 * most * 31
+
+
+def test_a_day_that_does_not_fit_on_a_page_is_read_by_the_cursor(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox = serve(700)
+    days = sorted(row["created_at"][:10] for row in sandbox.customers.values())
+    for row in list(sandbox.customers.values())[300:550]:
+        row["created_at"] = f"{days[400]}T09:{row['id'] % 60:02}:00+00:00"
+
+    output = sync(sandbox, scan_by="created_date")
+
+    assert is_complete(sandbox, output)
+    # With its neighbours, each of three days holds more than fit.
+    sentences = warnings(caplog)
+    assert 1 <= len(sentences) <= 3
+    for sentence in sentences:
+        assert sentence.startswith("More customers were created on 20")
+        assert sentence.endswith("were read by the cursor, which may hide others.")
+    assert any(f"created on {days[400]} than fit" in s for s in sentences)
+
+
+@pytest.mark.parametrize("ahead", [1, 400, 40_000])
+def test_created_dates_in_the_future_are_read(
+    serve_rows: Callable[..., Sandbox], ahead: int
+) -> None:
+    made = spread(700, days=300)
+    for at, row in enumerate(made[:350]):
+        day = date(2026, 3, 2) + timedelta(days=at * ahead // 350)
+        row["created_at"] = f"{day}T09:{at % 60:02}:00+00:00"
+    now = datetime(2026, 3, 1, tzinfo=timezone.utc).timestamp()
+    sandbox = serve_rows(made, clock=lambda: now)
+
+    output = sync(sandbox, scan_by="created_date")
+
+    assert is_complete(sandbox, output)
+    assert len(sandbox.requests) < 80
+
+
+def test_a_filter_that_is_not_minded_is_an_error(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox = serve(450)
+    sandbox.ignored = ("filter[date_from]", "filter[date_to]")
+
+    with pytest.raises(FatalAPIError, match="customers created in certain days"):
+        sync(sandbox, scan_by="created_date")
+
+    output = sync(sandbox, scan_by="auto")
+    assert is_complete(sandbox, output)
+    assert "could not be checked" in warnings(caplog)[0]
+
+
+def test_the_filters_of_the_created_date_narrow_the_windows(serve: Serve) -> None:
+    sandbox = serve(1000)
+    asked = {"filter_created_from": "2024-09-01", "filter_created_to": "2025-11-30"}
+
+    output = sync(sandbox, scan_by="created_date", **asked)
+
+    assert sorted(set(output.ids)) == sorted(
+        row["id"]
+        for row in sandbox.customers.values()
+        if "2024-09-01" <= row["created_at"][:10] <= "2025-11-30"
+    )
+    for url in sandbox.urls:
+        first, last = days_of(url)
+        assert first is not None
+        assert last is not None
+        assert date(2024, 9, 1) <= first <= last <= date(2025, 11, 30)
+
+
+# Between runs, and deletes.
+
+
+@pytest.mark.parametrize("messages", [30, 300, 700, 1100])
+def test_a_window_that_was_read_is_not_read_again(serve: Serve, messages: int) -> None:
+    sandbox = serve(1000, drops_nulls=True)
+    killed = sync(sandbox, scan_by="created_date", kill_after=messages)
+    asked = list(sandbox.urls)
+    sandbox.requests.clear()
+
+    again = sync(
+        sandbox,
+        scan_by="created_date",
+        state=killed.state if killed.states else None,
+    )
+
+    assert is_complete(sandbox, killed, again)
+    finished = killed.of("STATE")
+    if len(finished) > 1:
+        assert set(asked[: len(finished)]).isdisjoint(sandbox.urls)
+    assert stream_state(again)["scan"] == []
+
+
+def test_a_switch_that_was_interrupted_goes_on(serve: Serve) -> None:
+    """From the first window on, or from further down: but not by the cursor again."""
+    sandbox = serve(450, drops_nulls=True)
+    whole = sync(sandbox, scan_by="auto")
+    switched = next(
+        at
+        for at, message in enumerate(whole.messages)
+        if message["type"] == "STATE"
+        and message["value"]["bookmarks"]["customers"].get("scan_by") == "created_date"
+    )
+    for kill_after in (switched + 1, switched + 150):
+        killed = sync(sandbox, scan_by="auto", kill_after=kill_after)
+        sandbox.requests.clear()
+
+        again = sync(sandbox, scan_by="auto", state=killed.state)
+
+        assert is_complete(sandbox, killed, again)
+        assert not any("cursor=" in url for url in sandbox.urls)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("cursor", "created_date"), ("created_date", "cursor")]
+)
+def test_an_interrupted_scan_is_not_gone_on_with_in_another_way(
+    serve: Serve, caplog: pytest.LogCaptureFixture, before: str, after: str
+) -> None:
+    sandbox = serve(450)
+    killed = sync(sandbox, scan_by=before, kill_after=250)
+    caplog.set_level(logging.INFO)
+
+    output = sync(sandbox, scan_by=after, state=killed.state)
+
+    assert is_complete(sandbox, output)
+    assert "it read the list in another way" in caplog.text
+
+
+@pytest.mark.parametrize("rest", [None, [], "x", [["2026-01-01"]], [["x", None]]])
+def test_windows_that_cannot_be_read_are_begun_anew(serve: Serve, rest: object) -> None:
+    sandbox = serve(450)
+    killed = sync(sandbox, scan_by="created_date", kill_after=250)
+    stream_state(killed)["scan"][0]["windows"]["rest"] = rest
+
+    output = sync(sandbox, scan_by="created_date", state=killed.state)
+
+    if rest != []:
+        assert is_complete(sandbox, output)
+
+
+def test_deleted_customers(serve: Serve) -> None:
+    sandbox = serve(450, drops_nulls=True)
+
+    output = sync(
+        sandbox,
+        scan_by="auto",
+        catalog=catalog_of("FULL_TABLE"),
+        emit_activate_version_messages=True,
+    )
+
+    assert is_complete(sandbox, output)
+    assert output.kinds == ["SCHEMA", "RECORD", "ACTIVATE_VERSION", "STATE"]
+
+
+def test_nobody_is_deleted_where_a_day_had_to_be_read_by_the_cursor(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox = serve(450)
+    for row in sandbox.customers.values():
+        row["created_at"] = "2026-01-01T09:00:00+00:00"
+
+    output = sync(
+        sandbox,
+        scan_by="created_date",
+        catalog=catalog_of("FULL_TABLE"),
+        emit_activate_version_messages=True,
+    )
+
+    assert is_complete(sandbox, output)
+    assert output.of("ACTIVATE_VERSION") == []
+    assert warnings(caplog)[-1] == "So no customer is marked as deleted in this run."
+
+
+def test_an_incremental_run_emits_what_changed(serve: Serve) -> None:
+    sandbox = serve(1000)
+    first = sync(sandbox, scan_by="created_date")
+    edited = sorted(sandbox.customers)[100:107]
+    for customer_id in edited:
+        sandbox.edit(customer_id, address="Gulan Street 7")
+
+    second = sync(sandbox, scan_by="created_date", state=first.state)
+
+    assert set(edited) <= set(second.ids) <= {*edited, newest_of(sandbox)}
+
+
+def newest_of(sandbox: Sandbox) -> int:
+    unedited = [
+        r for r in sandbox.customers.values() if r["address"] != "Gulan Street 7"
+    ]
+    newest = max(unedited, key=lambda row: (row["updated_at"], row["id"]))
+    return int(newest["id"])
+
+
+def test_a_window_in_words() -> None:
+    assert str(Window(date(2026, 1, 1), date(2026, 1, 1))) == "2026-01-01"
+    assert str(Window(None, date(2026, 1, 1))) == "the first day to 2026-01-01"
+    assert str(Window(date(2026, 1, 1))) == "2026-01-01 to today"
