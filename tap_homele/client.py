@@ -9,11 +9,11 @@ import threading
 import typing as t
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from datetime import datetime, timezone
+from datetime import MAXYEAR, datetime, timezone
 from decimal import Decimal, InvalidOperation
 from http import HTTPStatus
 from importlib.metadata import version
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import backoff
 import msgspec
@@ -39,19 +39,24 @@ MAX_TOLD_WAIT = 15 * 60
 # The pauses after an answer that should not be: about two minutes in all.
 FAILURE_WAITS = (1, 2, 4, 8, 16, 32, 60)
 
+# As good as never, in seconds.
+_FOREVER = 10**9
+
 # The statuses below 500 after which the same request may succeed.
 TRANSIENT = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT}
 
 # An answer is here as a whole so many seconds after it was asked for, and so many bytes
 # long at most. A page has a tenth of a megabyte.
 ANSWER_SECONDS = 120
-ANSWER_BYTES = 64 * 2**20
+ANSWER_BYTES = 16 * 2**20
 
 # What a body is when it was read: one JSON object.
 Answer = dict[str, t.Any]
 
-# JSON numbers have no bounds, and databases do: what is beyond 10^1000 becomes text.
+# JSON numbers have no bounds, and databases do: what is beyond 10^1000, or is written
+# with more characters than these, becomes text.
 MAX_EXPONENT = 1000
+MAX_LENGTH = 10_000
 
 
 def _number(text: str) -> Decimal | str:
@@ -59,7 +64,8 @@ def _number(text: str) -> Decimal | str:
         number = Decimal(text)
     except InvalidOperation:
         return text
-    return text if abs(number.adjusted()) > MAX_EXPONENT else number
+    too_long = len(text) > MAX_LENGTH or abs(number.adjusted()) > MAX_EXPONENT
+    return text if too_long else number
 
 
 def _whole_number(text: str) -> int | str:
@@ -124,16 +130,18 @@ def base_url(api_url: str) -> str:
     Raises:
         ValueError: If it is not an address that a token may be sent to.
     """
-    parts = urlsplit(api_url.strip())
-    if parts.username or parts.password:
+    # None of these sentences holds a part of it: a password can be anywhere.
+    if "@" in api_url:
         raise ValueError("it must not hold a user name or a password")
+    try:
+        parts = urlsplit(api_url.strip())
+        _ = parts.port, (parts.hostname or "").encode("idna")
+        if parts.hostname and parts.scheme in {"http", "https"}:
+            requests.Request("GET", api_url.strip()).prepare()
+    except ValueError:
+        raise ValueError("it cannot be an address") from None
     if parts.query or parts.fragment or len(api_url.split()) != 1:
         raise ValueError("it must end with its path, without '?', '#' or spaces")
-    _ = parts.port  # raises a ValueError that says what is wrong
-    try:
-        (parts.hostname or "").encode("idna")
-    except UnicodeError:
-        raise ValueError(f"'{parts.hostname}' cannot be a domain") from None
     loopback = parts.hostname in {"localhost", "127.0.0.1", "::1"}
     if not parts.hostname or not (
         parts.scheme == "https" or (parts.scheme == "http" and loopback)
@@ -172,13 +180,14 @@ def retry_after(response: requests.Response | None) -> float | None:
         return None
     header = response.headers.get("Retry-After", "").strip()
     if header.isdecimal():
-        return float(header)
+        return min(float(header), _FOREVER)
     if moment := _http_date(header):
         now = server_time(response) or datetime.now(timezone.utc)
         return (moment - now).total_seconds()
     seconds = _body(response).get("retry_after")
     if isinstance(seconds, int | Decimal):
-        return float(min(seconds, 10**9))  # an integer can be too large for a float
+        # An integer can be too large for a float.
+        return float(max(-_FOREVER, min(seconds, _FOREVER)))
     return None
 
 
@@ -213,7 +222,6 @@ def waits() -> Generator[float, RetriableAPIError, None]:
             if rate_limit_waits > MAX_RATE_LIMIT_WAITS or wait > MAX_TOLD_WAIT:
                 return
         elif status == HTTPStatus.SERVICE_UNAVAILABLE and told and told > 0:
-            rate_limit_waits = 0
             wait = min(max(1.0, told), maintenance)
             maintenance -= wait
             if not wait:
@@ -268,6 +276,9 @@ class Session(requests.Session):
         except FutureTimeoutError:
             raise requests.exceptions.Timeout from None
 
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Give none: where to is not looked at, and the body is not read for it."""
+
     def _receive(
         self,
         answer: Future[requests.Response],
@@ -279,6 +290,11 @@ class Session(requests.Session):
                 raw: t.Any = response.raw
                 raw.stream = functools.partial(_bounded, raw.stream)
                 _ = response.content  # requests keeps it
+        except ValueError as error:
+            # http.client takes what a server sends for numbers and text.
+            known = isinstance(error, requests.exceptions.RequestException)
+            damaged = requests.exceptions.ContentDecodingError()
+            answer.set_exception(error if known else damaged)
         except BaseException as error:  # noqa: BLE001
             answer.set_exception(error)
         else:
@@ -306,6 +322,7 @@ _FAILURES: dict[type[Exception], str] = {
     requests.exceptions.ConnectionError: "the connection to api_url failed",
     requests.exceptions.ChunkedEncodingError: "the answer broke off",
     requests.exceptions.ContentDecodingError: "the answer was damaged on its way",
+    requests.exceptions.InvalidHeader: "the answer was damaged on its way",
     TooLongError: "the answer did not end",
 }
 
@@ -417,10 +434,11 @@ class HomeleStream(RESTStream[str | None]):
             raise FatalAPIError(
                 f"{_endpoint(response)} was answered with JSON that is not an object."
             )
-        if body.get("success") is False:
+        if body.get("success") is not True:
+            # Whatever else it holds, an empty page say, is not to be trusted.
+            said = "success: false" if "success" in body else "no success"
             raise FatalAPIError(
-                f"{_endpoint(response)} was answered with success: false"
-                f"{_message(response)}."
+                f"{_endpoint(response)} was answered with {said}{_message(response)}."
             )
         if "data" not in body:
             raise FatalAPIError(f"{_endpoint(response)} was answered without 'data'.")
@@ -569,6 +587,8 @@ def _http_date(header: str | None) -> datetime | None:
         moment = email.utils.parsedate_to_datetime(header or "")
     except (ValueError, OverflowError):
         return None
+    if moment.year == MAXYEAR:
+        return None  # one cannot reckon with it
     return moment.replace(tzinfo=moment.tzinfo or timezone.utc)
 
 
@@ -587,6 +607,18 @@ def _body(response: requests.Response) -> Answer:
 
 
 def _message(response: requests.Response) -> str:
-    """Give the API's own ``message``, the one part of a body that is shown."""
+    """Give the API's own ``message``, the one part of a body that is shown.
+
+    What the request itself held, and is not to be shown, is taken out.
+    """
     message = _body(response).get("message")
-    return f", '{message[:200]}'" if isinstance(message, str) and message else ""
+    if not isinstance(message, str) or not message:
+        return ""
+    request = response.request
+    secrets = parse_qs(urlsplit(request.url or "").query).get("filter[query]", [])
+    if request.headers:
+        secrets.append(request.headers.get("Authorization", "").split(" ")[-1])
+    for secret in filter(None, secrets):
+        message = message.replace(secret, "***")
+    shown = "".join(char if char.isprintable() else " " for char in message[:200])
+    return f", '{shown}'"

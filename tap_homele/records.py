@@ -29,7 +29,7 @@ BIGINT = 2**63
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 _DECIMAL = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
-_INTEGER = re.compile(r"-?\d{1,19}", re.ASCII)
+_INTEGER = re.compile(r"0|-?[1-9]\d{0,18}", re.ASCII)
 
 
 class MisfitError(ValueError):
@@ -89,7 +89,10 @@ def storable(value: t.Any) -> t.Any:
     if isinstance(value, list):
         return [storable(item) for item in value]
     if isinstance(value, dict):
-        return {storable(key): storable(item) for key, item in value.items()}
+        spelled: Record = {}
+        for key, item in value.items():
+            spelled[_free(storable(key), spelled)] = storable(item)
+        return spelled
     return value
 
 

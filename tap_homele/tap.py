@@ -166,7 +166,8 @@ class TapHomele(Tap):
             error.errors = [_without_token(sentence) for sentence in error.errors]
             raise
         # Its messages hold the query of a request, and that may hold a person's name.
-        logging.getLogger("urllib3").setLevel(logging.ERROR)
+        for name in ("urllib3", "urllib3.connectionpool"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         if not self.metrics_logger.isEnabledFor(logging.DEBUG):
             self.metrics_logger.addFilter(_NOT_EACH_REQUEST)
         if validate_config and (errors := list(self._setting_errors())):
@@ -184,7 +185,7 @@ class TapHomele(Tap):
         """
         config = self.config
         yield from _token_errors(config["auth_token"])
-        for name in ("api_url", "page_size", "scan_by"):
+        for name in ("api_url", "page_size"):
             if config[name] in {None, ""}:
                 yield f"{name}: it must not be empty; leave it out for the default."
         try:

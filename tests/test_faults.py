@@ -165,6 +165,13 @@ FAULTS = {
         lambda _: faults.body('{"success": false, "message": "Nope."}'),
         f"{LIST} was answered with success: false, 'Nope.'.",
     ),
+    '200 with success: "false"': changed(
+        lambda page: page.update(success="false", data=[], meta={"has_more": False}),
+        f"{LIST} was answered with success: false.",
+    ),
+    "200 without success": changed(
+        lambda page: page.pop("success"), f"{LIST} was answered with no success."
+    ),
     "200 with a JSON list": Fault(
         lambda _: faults.body(f'["{PERSON}"]'),
         f"{LIST} was answered with JSON that is not an object.",

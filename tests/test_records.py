@@ -407,3 +407,13 @@ def test_a_byte_order_mark_does_no_harm(encoding: str) -> None:
 def test_what_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         decode(body)
+
+
+def test_names_that_are_spelled_alike_are_both_kept() -> None:
+    body = rb'{"\u0000": 1, "\\u0000": 2, "a": {"\ud800": 3, "\\ud800": 4}}'
+
+    assert decode(body) == {
+        r"\u0000": 1,
+        r"\u0000*": 2,
+        "a": {r"\ud800": 3, r"\ud800*": 4},
+    }

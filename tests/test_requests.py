@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import signal
+import subprocess
+import sys
 import time
 from email.utils import formatdate
 from importlib.metadata import version
@@ -14,11 +17,12 @@ import pytest
 import requests
 from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 
+from tap_homele import client
 from tap_homele.client import FAILURE_WAITS, retry_after, waits
 from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox, faults
 from tests.sandbox.server import Token
-from tests.singer import Output, parse, run, sync
+from tests.singer import Output, clean_environment, config_for, parse, run, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -322,6 +326,43 @@ def test_a_date_without_the_clock_of_the_server_is_compared_with_ours() -> None:
 
     assert seconds is not None
     assert 90 < seconds <= 100
+
+
+def test_a_message_is_shown_without_what_is_secret(sandbox: Sandbox) -> None:
+    said = "Token 1|sandbox:\nno \x1b[31mSara"
+    sandbox.fail(faults.refused(422, said))
+
+    with pytest.raises(FatalAPIError) as error:
+        sync(sandbox, filter_query="Sara")
+
+    assert "(422, 'Token ***: no  [31m***')" in str(error.value)
+
+
+def test_an_answer_has_bounds() -> None:
+    """The tests of the faults reach them sooner."""
+    assert 60 < client.ANSWER_SECONDS <= 300
+    assert 2**20 < client.ANSWER_BYTES <= 2**26
+
+
+def test_a_run_that_waits_for_an_answer_can_be_stopped(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    sandbox.fail(faults.silence(sandbox), at=2)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(config_for(sandbox)))
+    tap = subprocess.Popen(
+        [sys.executable, "-m", "tap_homele", "--config", config],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=clean_environment(),
+    )
+    with tap:
+        while len(sandbox.requests) < 2:
+            time.sleep(0.01)
+        tap.send_signal(signal.SIGTERM)
+        tap.wait(timeout=20)
+
+    assert tap.returncode == 128 + signal.SIGTERM
 
 
 def test_there_is_a_time_out() -> None:
