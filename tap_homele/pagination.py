@@ -38,8 +38,6 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
         self._read_answer = read_answer
         self._enough = enough
         self._seen = {start}
-        self._pages: set[int] = set()
-        self._page = 0
 
     def continue_if_empty(self, response: requests.Response) -> bool:  # noqa: ARG002
         """Leave it to ``has_more``: the SDK would end the list without an error."""
@@ -57,7 +55,6 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
         """Go to the next page."""
         super().advance(response)
         self._seen.add(self.current_value)
-        self._pages.add(self._page)
 
     def next_cursor(self, response: requests.Response) -> str | None:
         """Read what a page says about the next.
@@ -88,9 +85,7 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
             raise self._error("is empty, but says that more follow")
         if not isinstance(cursor, str) or not cursor:
             raise self._error("says that more follow, but has no 'meta.next_cursor'")
-        # The same page can also come under ever new cursors.
-        self._page = hash(tuple(row["id"] for row in answer["data"]))
-        if cursor in self._seen or self._page in self._pages:
+        if cursor in self._seen:
             raise self._error("leads back to a page that was read already")
         return cursor
 

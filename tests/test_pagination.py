@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -135,21 +134,4 @@ def test_a_cursor_that_the_api_cannot_read_is_an_error(sandbox: Sandbox) -> None
 
     assert len(sandbox.requests) == 3
     sentence = "Page 3 of the list leads back to a page that was read already."
-    assert str(error.value).startswith(sentence)
-
-
-def test_the_same_page_under_ever_new_cursors_is_an_error(sandbox: Sandbox) -> None:
-    first: list[dict[str, Any]] = []
-
-    def again(page: dict[str, Any]) -> None:
-        first.extend(page["data"] if not first else [])
-        page["data"] = first
-        page["meta"].update(has_more=True, next_cursor=f"new{len(sandbox.requests)}")
-
-    sandbox.fail(faults.page(sandbox, again), times=math.inf)
-
-    with pytest.raises(FatalAPIError) as error:
-        sync(sandbox)
-
-    sentence = "Page 2 of the list leads back to a page that was read already."
     assert str(error.value).startswith(sentence)
