@@ -365,6 +365,11 @@ class HomeleStream(RESTStream[str | None]):
     # page, which Laravel can send, must not be taken for an answer.
     allow_redirects = False
 
+    # How many requests were sent, and how often and how long it was waited for another.
+    requests_sent = 0
+    waits = 0
+    seconds_waited = 0.0
+
     # The answer that was read last, and the response that it was read from.
     _answer: tuple[requests.Response, Answer] | None = None
 
@@ -509,6 +514,7 @@ class HomeleStream(RESTStream[str | None]):
             request: requests.PreparedRequest,
             context: Context | None,
         ) -> requests.Response:
+            self.requests_sent += 1
             try:
                 return func(request, context)
             except OSError as error:
@@ -552,6 +558,8 @@ class HomeleStream(RESTStream[str | None]):
             details: From python-backoff: the failure, and the seconds to wait.
         """
         failure = details["exception"]
+        self.waits += 1
+        self.seconds_waited += details["wait"]
         seconds = f"{details['wait']:.0f} s"
         response = getattr(failure, "response", None)
         if (

@@ -94,6 +94,7 @@ class Scan:
     by_last_activity: bool = True
     by_day: bool = False
     nulls_last: bool = False
+    nulls_first: bool = False
     previous: str | None = None
 
     # The last customer seen: last activity ("" for none) and id, as the list is sorted.
@@ -139,6 +140,8 @@ class Scan:
             self.pass_started = (server_time or now).isoformat()
             if self.started is None:
                 self.started = min(server_time or now, now).isoformat()
+        if self.over_head and not self.pages and page:
+            self.nulls_first = page[0].get("last_activity_at") is None
         self.customers += len(page)
         times = [at for record in page if (at := record.get("last_activity_at"))]
         self.by_day = bool(times) and all(at.endswith(MIDNIGHT) for at in times)
@@ -242,14 +245,9 @@ class Scan:
         self.rounds += 1
         return True
 
-    def within(self, *, everybody: bool = False) -> Scan:
-        """Begin a scan of a part of the list, which belongs to this one.
-
-        Args:
-            everybody: Whether all customers are wanted.
-        """
-        bookmark = None if everybody else self.bookmark
-        return Scan(bookmark, self.asked, started=self.started, newest=self.newest)
+    def within(self) -> Scan:
+        """Begin a scan of a part of the list, which belongs to this one."""
+        return Scan(self.bookmark, self.asked, self.started, self.newest)
 
     # Between runs.
 

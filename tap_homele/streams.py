@@ -17,7 +17,7 @@ from tap_homele import records
 from tap_homele.client import HomeleStream, ServerError, TokenError, server_time
 from tap_homele.pagination import CursorPaginator
 from tap_homele.scan import Scan, fingerprint, local_time
-from tap_homele.windows import Seen, Window, Windows
+from tap_homele.windows import CHECK_PAGE, Seen, Window, Windows
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,6 +131,11 @@ class CustomersStream(HomeleStream):
     _way: str | None = None
     # Whom the cursor has shown, where that is to be checked.
     _seen: Seen | None = None
+    # The last customer that an earlier run has read, where this one goes on.
+    _resumed_after: tuple[str, int] | None = None
+    # For the summary: what was compared, in words; pages; customers read, and sent on.
+    _evidence = "not looked for"
+    _pages = _read = _sent = 0
     # What a window shows that is asked for to check it, and whether that is not all.
     _shown: tuple[list[records.Record], bool] | None = None
     # The version to activate when the scan is closed.
@@ -170,7 +175,7 @@ class CustomersStream(HomeleStream):
             url=f"{self.url_base}{self.path}",
             headers=self.http_headers,
             params={
-                "per_page": self.config["page_size"],
+                "per_page": CHECK_PAGE if self._shown else self.config["page_size"],
                 **self._window_filters(),
                 "cursor": page.next_page_token,
             },
@@ -322,25 +327,46 @@ class CustomersStream(HomeleStream):
 
     def _read_by_windows(self, windows: Windows) -> Iterator[records.Record]:
         """Read the list by windows of the created date, until none is left."""
-        closed = True
+        too_full: list[str] = []
+        cut_off: list[str] = []
         while window := windows.next(self._today):
             self._window = window
             self._scan = self._scan.within()
-            yield from self._read_pass()
-            found = self._scan.customers
-            while self._scan.reopen():
+            try:
                 yield from self._read_pass()
+                customers = self._scan.customers
+                while self._scan.reopen():
+                    yield from self._read_pass()
+            except ServerError:
+                if not window.by_cursor or not self._scan.pages:
+                    raise
+                customers = self._scan.customers
+                cut_off.append(str(window))
             if window.by_cursor:
                 # Whom the cursor hides here, nobody can tell.
-                closed = False
+                too_full.append(str(window))
                 self.logger.warning(
                     "More customers were created on %s than fit on a page: %d were "
                     "read by the cursor, which may hide others.",
                     window,
-                    found,
+                    customers,
                 )
             self._save(self._scan.checkpoint(windows=windows.checkpoint()))
-        self._scan.closed = closed
+        self._scan.closed = not too_full
+        self._evidence = f"{len(too_full)} days did not fit on a page"
+        if cut_off:
+            self._give_up(
+                f"Of those created on {', '.join(cut_off)} more follow, and Homele "
+                "fails to follow its own cursor to them. All others were read. Tell "
+                "Homele's support; until it is mended, each run ends like this."
+            )
+
+    def _give_up(self, sentence: str) -> t.NoReturn:
+        """End with an error, though nothing is left to go on with."""
+        state = self.get_context_state(None)
+        state["scan"] = []
+        self._save(None)
+        raise FatalAPIError(sentence)
 
     @property
     def _today(self) -> date:
@@ -350,8 +376,15 @@ class CustomersStream(HomeleStream):
         """Compare what the cursor has shown with windows of the created date."""
         scan, seen = self._scan, self._seen
         one_page = not scan.rounds and scan.pages <= 1
-        if seen is None or scan.resumed or one_page:
+        if seen is None or (one_page and not scan.resumed):
             return
+        if scan.resumed and not scan.by_last_activity:
+            self._way = None
+            return
+        # Of a scan that was resumed, what the earlier run has read is left out; so the
+        # next run asks the whole question.
+        seen.edge, seen.nulls_first = self._resumed_after, scan.nulls_first
+        self._way = None if scan.resumed else CURSOR
         dice = random.Random(scan.started)  # noqa: S311
         checked = 0
         for window in seen.windows(dice):
@@ -362,10 +395,12 @@ class CustomersStream(HomeleStream):
             except TokenError:
                 raise
             except FatalAPIError as error:
+                self._way = None
+                self._evidence = "none, a window could not be read"
                 self.logger.warning(
                     "Whether the cursor hides customers could not be checked: %s", error
                 )
-                return
+                break
             page, more = self._shown
             checked += len(page)
             if seen.lacks(window, page, more=more, before=scan.signpost or ""):
@@ -375,13 +410,19 @@ class CustomersStream(HomeleStream):
                 )
                 break
         else:
-            self._way = CURSOR
-            self.logger.info(
-                "The cursor hides nobody, as far as can be told: %d customers in "
-                "windows of the created date had all been seen.",
-                checked,
-            )
+            self._evidence = f"{checked} customers in windows had all been seen"
+            self._tell_what_is_unchecked(seen)
         self._window = self._shown = None
+
+    def _tell_what_is_unchecked(self, seen: Seen) -> None:
+        if unchecked := seen.unchecked():
+            self._scan.closed = False
+            self.logger.warning(
+                "Whether the cursor hides customers cannot be told of days on which "
+                "more were created than fit on a page: up to %d may be missing there. "
+                "If Homele has shown you all of them, set scan_by to cursor.",
+                unchecked,
+            )
 
     def _leave_the_cursor(self, reason: str) -> None:
         """Go on by windows of the created date, in this run and in later ones."""
@@ -393,8 +434,8 @@ class CustomersStream(HomeleStream):
         self._windows = Windows(self.config["page_size"])
         self._way = CREATED_DATE
         # Those that were hidden can have changed at any time.
-        self._scan = self._scan.within(everybody=True)
-        self.get_context_state(None)["scan_by"] = CREATED_DATE
+        self._scan = self._scan.within()
+        self._scan.bookmark = records.utc(self.config.get("start_date"))
         self._save(self._scan.checkpoint(windows=self._windows.checkpoint()))
 
     def parse_response(self, response: requests.Response) -> Iterator[records.Record]:
@@ -429,7 +470,11 @@ class CustomersStream(HomeleStream):
         scan.begin_page(server_time(response), page)
         if self._seen:
             self._seen.add(page)
-        yield from filter(scan.sees, page)
+        self._pages += 1
+        self._read += 0 if scan.over_head else len(page)
+        for record in filter(scan.sees, page):
+            self._sent += 1
+            yield record
         # The SDK has written all of the page's records when it asks for more.
         next_cursor = self._paginator.next_cursor(response)
         if scan.resuming and not page and next_cursor is None:
@@ -491,6 +536,7 @@ class CustomersStream(HomeleStream):
             except ValueError as reason:
                 self._restart(str(reason))
             else:
+                self._resumed_after = self._scan.edge
                 self.logger.info(
                     "Going on with the scan of %s, which was interrupted.",
                     self._scan.started,
@@ -511,7 +557,7 @@ class CustomersStream(HomeleStream):
                 # Fresh imports are what would hide.
                 day = date.fromisoformat(self._scan.bookmark[:10])
                 since = day - timedelta(days=1)
-            self._seen = Seen(page_size, since)
+            self._seen = Seen(since)
 
     def _restart(self, reason: str) -> None:
         self.logger.info(
@@ -520,6 +566,7 @@ class CustomersStream(HomeleStream):
             reason,
         )
         self._scan.restart()
+        self._resumed_after = None
 
     def _save(self, checkpoint: dict[str, t.Any] | None) -> None:
         """Write how far the scan has come, after a page or a window.
@@ -536,6 +583,9 @@ class CustomersStream(HomeleStream):
             return
         scan = self._scan
         state = self.get_context_state(None)
+        # Also where it is None: Meltano merges the states of a full refresh, which asks
+        # the question anew, key by key.
+        state["scan_by"] = self._way
         state["replication_key_signpost"] = scan.signpost
         markers = state.setdefault("progress_markers", {})
         # A customer that is wanted for its activity alone may have been updated long
@@ -565,6 +615,27 @@ class CustomersStream(HomeleStream):
                 super()._write_activate_version_message(self._version)
             else:
                 self.logger.warning("So no customer is marked as deleted in this run.")
+        self._summarize()
+
+    def _summarize(self) -> None:
+        """Say in one line what this run has done."""
+        scan, way = self._scan, CREATED_DATE if self._windows else CURSOR
+        ends = [at for at in (scan.newest, scan.bookmark) if at]
+        bookmark = min(max(ends), scan.signpost or "") if ends else "none"
+        self.logger.info(
+            "Read %d customers on %d pages by %s, sent %d; %d requests, %d waits of "
+            "%.0f s in all; the scan is %s; hidden customers: %s; bookmark: %s.",
+            self._read,
+            self._pages,
+            way,
+            self._sent,
+            self.requests_sent,
+            self.waits,
+            self.seconds_waited,
+            "closed" if scan.closed else "not closed",
+            self._evidence,
+            bookmark if self.is_incremental else "none, this is a full table",
+        )
 
     def _write_activate_version_message(self, full_table_version: int) -> None:
         """Keep the version back until the scan is closed.
