@@ -5,15 +5,16 @@ from __future__ import annotations
 import email.utils
 import functools
 import json
+import re
 import threading
 import typing as t
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from datetime import MAXYEAR, datetime, timezone
+from datetime import MAXYEAR, MINYEAR, datetime, timezone
 from decimal import Decimal, InvalidOperation
 from http import HTTPStatus
 from importlib.metadata import version
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 
 import backoff
 import msgspec
@@ -318,8 +319,8 @@ def _bounded(
 _FAILURES: dict[type[Exception], str] = {
     requests.exceptions.Timeout: "there was no whole answer in time",
     requests.exceptions.ProxyError: "the proxy did not let it through",
-    requests.exceptions.SSLError: "there was no secure connection to api_url",
-    requests.exceptions.ConnectionError: "the connection to api_url failed",
+    requests.exceptions.SSLError: "there was no secure connection to {host}",
+    requests.exceptions.ConnectionError: "the connection to {host} failed",
     requests.exceptions.ChunkedEncodingError: "the answer broke off",
     requests.exceptions.ContentDecodingError: "the answer was damaged on its way",
     requests.exceptions.InvalidHeader: "the answer was damaged on its way",
@@ -341,7 +342,13 @@ def _failure(
         )
     for kind, sentence in _FAILURES.items():
         if isinstance(error, kind):
-            return RetriableAPIError(f"{endpoint} failed: {sentence}.")
+            host = urlsplit(request.url or "").hostname
+            said = sentence.format(host=host)
+            if "Read timed out" in str(error):
+                said = _FAILURES[requests.exceptions.Timeout]
+            elif "resolve" in str(error):
+                said += ": there is no such host"
+            return RetriableAPIError(f"{endpoint} failed: {said}.")
     is_of_requests = isinstance(error, requests.exceptions.RequestException)
     reason = type(error).__name__ if is_of_requests else error
     return FatalAPIError(
@@ -369,6 +376,8 @@ class HomeleStream(RESTStream[str | None]):
     requests_sent = 0
     waits = 0
     seconds_waited = 0.0
+    # Whether anybody has answered at all.
+    _answered = False
 
     # The answer that was read last, and the response that it was read from.
     _answer: tuple[requests.Response, Answer] | None = None
@@ -460,6 +469,7 @@ class HomeleStream(RESTStream[str | None]):
             FatalAPIError: If it will not, with what to do about it; ``TokenError``, if
                 that is about the token.
         """
+        self._answered = True
         status = response.status_code
         if status == HTTPStatus.OK:
             self.read_answer(response)
@@ -541,12 +551,18 @@ class HomeleStream(RESTStream[str | None]):
                 told = retry_after(error.response)
                 later = f"in {told:.0f} seconds" if told and told > 0 else "later"
                 response = error.response
+                check = ""
+                if response is None and not self._answered:
+                    check = (
+                        " If it has never worked, check the setting api_url, and the "
+                        "environment variables HTTPS_PROXY and REQUESTS_CA_BUNDLE."
+                    )
                 failed = response is not None and (
                     response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR
                 )
                 raise (ServerError if failed else FatalAPIError)(
                     f"{error} Giving up: run the tap again {later}. The bookmark has "
-                    "not moved, so nothing is lost."
+                    f"not moved, so nothing is lost.{check}"
                 ) from None
 
         return send
@@ -595,9 +611,9 @@ def _http_date(header: str | None) -> datetime | None:
         moment = email.utils.parsedate_to_datetime(header or "")
     except (ValueError, OverflowError):
         return None
-    if moment.year == MAXYEAR:
+    if not MINYEAR < moment.year < MAXYEAR:
         return None  # one cannot reckon with it
-    return moment.replace(tzinfo=moment.tzinfo or timezone.utc)
+    return moment.replace(tzinfo=moment.tzinfo or timezone.utc).astimezone(timezone.utc)
 
 
 def _endpoint(response: requests.Response) -> str:
@@ -622,11 +638,29 @@ def _message(response: requests.Response) -> str:
     message = _body(response).get("message")
     if not isinstance(message, str) or not message:
         return ""
-    request = response.request
-    secrets = parse_qs(urlsplit(request.url or "").query).get("filter[query]", [])
-    if request.headers:
-        secrets.append(request.headers.get("Authorization", "").split(" ")[-1])
-    for secret in filter(None, secrets):
-        message = message.replace(secret, "***")
-    shown = "".join(char if char.isprintable() else " " for char in message[:200])
-    return f", '{shown}'"
+    if secrets := _secrets(response.request):
+        pattern = re.compile("|".join(map(re.escape, secrets)), re.IGNORECASE)
+        message = pattern.sub("***", message)
+    return f", '{printable(message)}'"
+
+
+def _secrets(request: requests.PreparedRequest) -> list[str]:
+    """Give what a request held and nobody is to see, the longest first."""
+    token = str(request.headers["Authorization"]).split(" ")[-1]
+    names = parse_qs(urlsplit(request.url or "").query).get("filter[query]", [])
+    spelled = {token, token.split("|")[-1]}
+    for name in (*names, *map(str.strip, names)):
+        spelled |= {name, quote(name), quote_plus(name)}
+    return sorted(filter(None, spelled), key=len, reverse=True)
+
+
+def printable(text: str) -> str:
+    """Make of a text of the API what can stand in a line of the log.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        Its first 200 characters, with spaces for all that would move the cursor.
+    """
+    return "".join(char if char.isprintable() else " " for char in text[:200])

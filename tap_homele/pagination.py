@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing as t
+from collections import Counter
 
 from singer_sdk.exceptions import FatalAPIError
 from singer_sdk.pagination import BaseAPIPaginator
@@ -11,6 +12,11 @@ if t.TYPE_CHECKING:
     from collections.abc import Callable
 
     import requests
+
+
+# A page can come again where pages are small and a customer moves down. So often it is
+# a server that leads round in a circle under ever new cursors.
+MAX_TIMES = 10
 
 
 class CursorPaginator(BaseAPIPaginator[str | None]):
@@ -38,6 +44,7 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
         self._read_answer = read_answer
         self._enough = enough
         self._seen = {start}
+        self._pages: Counter[int] = Counter()
 
     def continue_if_empty(self, response: requests.Response) -> bool:  # noqa: ARG002
         """Leave it to ``has_more``: the SDK would end the list without an error."""
@@ -53,6 +60,11 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
 
     def advance(self, response: requests.Response) -> None:
         """Go to the next page."""
+        rows = self._read_answer(response)["data"]
+        page = hash(tuple(row["id"] for row in rows))
+        if self._pages[page] == MAX_TIMES:
+            raise self._error(f"has come {MAX_TIMES} times before")
+        self._pages[page] += 1
         super().advance(response)
         self._seen.add(self.current_value)
 

@@ -11,7 +11,14 @@ import typing as t
 from datetime import date, datetime, timezone
 from decimal import Decimal
 
+import msgspec
+
 Record = dict[str, t.Any]
+
+_encoder = msgspec.json.Encoder(decimal_format="number")
+
+# A value that is nested more deeply than this is kept as its JSON text.
+DEEPEST = 100
 
 # Takes the name of a field of a row and the row's id.
 Notice = t.Callable[[str, int], None]
@@ -27,6 +34,9 @@ BIGINT = 2**63
 
 # JSON can spell out what UTF-8 (half a pair) or PostgreSQL (NUL) cannot hold.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+# What a time has of digits that neither Python nor PostgreSQL keeps.
+_BEYOND_MICROSECONDS = re.compile(r"[.,]\d{6}(\d+)", re.ASCII)
 
 _DECIMAL = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,18}", re.ASCII)
@@ -149,7 +159,7 @@ class Fitter:
                 for key, item in rest.items():
                     extra[_free(key, extra, row) if misfit.rest else key] = item
         if extra:
-            record[ADDITIONAL] = extra
+            record[ADDITIONAL] = {k: _shallow(value) for k, value in extra.items()}
             self._tell(extra, row_id)
         return record
 
@@ -157,6 +167,24 @@ class Fitter:
         for name in extra.keys() - self._noticed:
             self._noticed.add(name)
             self._notice(name, row_id)
+
+
+def _shallow(value: t.Any) -> t.Any:
+    """Give what the SDK, which goes through a value level by level, can write."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            item
+            for inner in level
+            if isinstance(inner, dict | list)
+            for item in (inner.values() if isinstance(inner, dict) else inner)
+        ]
+        if not level:
+            return value
+    try:
+        return _encoder.encode(value).decode()
+    except RecursionError:
+        raise MisfitError("is nested too deeply") from None
 
 
 def _free(name: str, *taken: Record) -> str:
@@ -217,6 +245,8 @@ def _time(value: t.Any) -> str | None:
     moment = utc(value)
     if moment is None and value is not None:
         raise MisfitError
+    if moment and (digits := _BEYOND_MICROSECONDS.search(value)) and int(digits[1]):
+        raise MisfitError(fitting=moment)
     return moment
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import typing as t
-from datetime import date, timedelta
+from datetime import date
 
 from singer_sdk import typing as th
 from singer_sdk.exceptions import FatalAPIError
@@ -14,7 +14,13 @@ from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 from singer_sdk.streams.rest import HTTPRequest, PageContext
 
 from tap_homele import records
-from tap_homele.client import HomeleStream, ServerError, TokenError, server_time
+from tap_homele.client import (
+    HomeleStream,
+    ServerError,
+    TokenError,
+    printable,
+    server_time,
+)
 from tap_homele.pagination import CursorPaginator
 from tap_homele.scan import Scan, fingerprint, local_time
 from tap_homele.windows import CHECK_PAGE, Seen, Window, Windows
@@ -110,7 +116,8 @@ class CustomersStream(HomeleStream):
         ),
         th.Property(
             records.ADDITIONAL,
-            th.ObjectType(),
+            # The SDK would flatten an empty list of properties to nothing.
+            th.CustomType({"type": ["object", "null"]}),
             description=(
                 "What Homele sent and no column can hold, by the name of the field."
             ),
@@ -136,6 +143,8 @@ class CustomersStream(HomeleStream):
     # For the summary: what was compared, in words; pages; customers read, and sent on.
     _evidence = "not looked for"
     _pages = _read = _sent = 0
+    # How many customers without a created date were seen.
+    _undated = 0
     # What a window shows that is asked for to check it, and whether that is not all.
     _shown: tuple[list[records.Record], bool] | None = None
     # The version to activate when the scan is closed.
@@ -352,7 +361,12 @@ class CustomersStream(HomeleStream):
                     customers,
                 )
             self._save(self._scan.checkpoint(windows=windows.checkpoint()))
-        self._scan.closed = not too_full
+        self._scan.closed = not (too_full or self._undated)
+        if self._undated:
+            self.logger.warning(
+                "There are customers without a created date, which no window holds: "
+                "some may not have been read. Tell Homele's support."
+            )
         self._evidence = f"{len(too_full)} days did not fit on a page"
         if cut_off:
             self._give_up(
@@ -472,6 +486,7 @@ class CustomersStream(HomeleStream):
             self._seen.add(page)
         self._pages += 1
         self._read += 0 if scan.over_head else len(page)
+        self._undated += sum(record["created_at"] is None for record in page)
         for record in filter(scan.sees, page):
             self._sent += 1
             yield record
@@ -508,7 +523,7 @@ class CustomersStream(HomeleStream):
         def notice(field: str, customer_id: int) -> None:
             self.logger.warning(
                 "'%s' does not fit a column, first in customer %d: it is kept in %s.",
-                field,
+                printable(field),
                 customer_id,
                 records.ADDITIONAL,
             )
@@ -555,8 +570,7 @@ class CustomersStream(HomeleStream):
             since = None
             if self._way and self._scan.bookmark:
                 # Fresh imports are what would hide.
-                day = date.fromisoformat(self._scan.bookmark[:10])
-                since = day - timedelta(days=1)
+                since = date.fromisoformat(self._scan.bookmark[:10])
             self._seen = Seen(since)
 
     def _restart(self, reason: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import logging
+import re
 import signal
 import sys
 import typing as t
@@ -163,7 +165,7 @@ class TapHomele(Tap):
         try:
             super().__init__(validate_config=validate_config, **kwargs)
         except ConfigValidationError as error:
-            error.errors = [_without_token(sentence) for sentence in error.errors]
+            error.errors = [_without_value(sentence) for sentence in error.errors]
             raise
         # Its messages hold the query of a request, and that may hold a person's name.
         for name in ("urllib3", "urllib3.connectionpool"):
@@ -238,13 +240,40 @@ class TapHomele(Tap):
             sys.exit(1)
 
 
-def _without_token(sentence: str) -> str:
-    """Say what is wrong with the token without the token, which the SDK would show."""
-    if "config['auth_token']" in sentence:
-        return "auth_token: it must be text."
-    if sentence == "'auth_token' is a required property":
-        return f"auth_token: it is missing. {_MAKE_ONE}"
-    return sentence
+def _without_value(sentence: str) -> str:
+    """Say what the SDK says of a setting without its value, which can be a secret."""
+    if unknown := re.search(r"\('(.+)' (?:was|were) unexpected\)$", sentence):
+        name = unknown[1]
+        known = TapHomele.config_jsonschema["properties"]
+        similar = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {similar[0]}?" if similar else ""
+        return f"{name}: there is no such setting.{hint}"
+    if missing := re.fullmatch(r"'(\w+)' is a required property", sentence):
+        return f"{missing[1]}: it is missing. {_MAKE_ONE}"
+    found = re.search(r"config\['(\w+)'\](?:\[(\d+)\])?$", sentence)
+    if found is None:
+        return sentence
+    setting = TapHomele.config_jsonschema["properties"][found[1]]
+    if found[2]:
+        return f"{found[1]}: each of the list must be {_kind(setting['items'])}."
+    return f"{found[1]}: it must be {_kind(setting)}."
+
+
+def _kind(schema: dict[str, t.Any]) -> str:
+    """Say in words what a JSON schema takes."""
+    if "enum" in schema:
+        return f"one of {', '.join(map(str, filter(None, schema['enum'])))}"
+    if "maximum" in schema:
+        return f"a whole number from {schema['minimum']} to {schema['maximum']}"
+    kinds = {
+        "string": "text",
+        "integer": "a whole number",
+        "boolean": "true or false",
+        "array": "a list",
+        "object": "an object",
+    }
+    types = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+    return " or ".join(kinds[kind] for kind in types if kind in kinds)
 
 
 def _token_errors(token: str) -> Iterator[str]:

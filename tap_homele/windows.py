@@ -164,6 +164,8 @@ class Windows:
     # How many days the filters leave out of those asked for, at most.
     _left_out: int = BOTH_ENDS
     _by_cursor: bool = False
+    # Whether only those without a created date are left, before the first day.
+    _undated: bool = False
     # Between which days somebody is known to have been created.
     _known: tuple[date, date] | None = None
     # Where the window without a first day ended that did not fit on a page.
@@ -187,7 +189,9 @@ class Windows:
         start = _shift(end, 1 - days)
         if first is not None:
             first = max(first, start)
-        elif end == self._unbounded or (self._known and start > self._known[0]):
+        elif not self._undated and (
+            end == self._unbounded or (self._known and start > self._known[0])
+        ):
             first = start
         self._window = Window(first, last, overlap, self._by_cursor)
         return self._window
@@ -224,7 +228,10 @@ class Windows:
         """Make the next window shorter: there are more customers than fit on a page."""
         first, last = self._window.first, self._window.last
         self.per_day = max(self.per_day or 0, _per_day(page))
-        if first is None:
+        if first is None and not (any(map(created, page)) and last != date.min):
+            # Those without a created date, as MySQL's zero, come before all days.
+            self._undated = self._by_cursor = True
+        elif first is None:
             self._unbounded = last or self._newest(today)
         elif last is None and first >= self._newest(today):
             # Nobody is expected later. If somebody is: as far ahead as it takes.
@@ -293,9 +300,9 @@ class Seen:
         """Begin.
 
         Args:
-            since: Only customers created since then are compared; None: all.
+            since: Only customers created since the day before are compared; None: all.
         """
-        self._since = since
+        self._since = since and _shift(since, -1)
         self._ids = array("q")
         self._numbers = array("q")
         self._days = array("i")

@@ -75,7 +75,7 @@ def _stored(record: Customer) -> Customer:
     return stored
 
 
-def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Merge states as Meltano does: objects key by key, anything else replaced.
 
     Like Meltano it cannot merge an object into what is none, null included.
@@ -83,7 +83,7 @@ def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     merged = dict(old)
     for key, value in new.items():
         is_object = isinstance(value, dict)
-        merged[key] = _merge(merged.get(key, {}), value) if is_object else value
+        merged[key] = merge(merged.get(key, {}), value) if is_object else value
     return merged
 
 
@@ -363,7 +363,7 @@ class Simulation:
         if refresh:
             # Meltano merges the states of a full refresh into the one before.
             for index in at:
-                self.state = _merge(self.state or {}, output.messages[index]["value"])
+                self.state = merge(self.state or {}, output.messages[index]["value"])
         elif at:
             self.state = output.messages[at[-1]]["value"]
         if everything:

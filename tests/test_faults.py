@@ -12,6 +12,7 @@ import math
 import time
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ import yaml
 from tap_homele.client import FAILURE_WAITS, HomeleStream
 from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox, faults
-from tests.sandbox.server import Token
+from tests.sandbox.server import Token, json_response
 from tests.singer import Output, config_for, parse
 
 if TYPE_CHECKING:
@@ -92,6 +93,20 @@ def leads_back(to: int) -> Fault:
     return Fault(make, BACK.format(FAULTY), written=FAULTY)
 
 
+def page_five_for_ever(sandbox: Sandbox) -> Answer:
+    page: dict[str, Any] = {}
+
+    def answer() -> Response:
+        if not page:
+            page.update(sandbox.page())
+        cursors.append(f"cursor-{len(cursors)}")
+        meta = page["meta"] | {"next_cursor": cursors[-1]}
+        return json_response(page | {"meta": meta})
+
+    cursors: list[str] = []
+    return answer
+
+
 def too_many_until(sandbox: Sandbox) -> Answer:
     """Answer 429 with the time half a minute from now, by a clock that stands still."""
     now = time.time()
@@ -117,7 +132,7 @@ FAULTS = {
         [400, 400, 100],
     ),
     "reset": passing(
-        lambda _: faults.reset, f"{LIST} failed: the connection to api_url failed."
+        lambda _: faults.reset, f"{LIST} failed: the connection to 127.0.0.1 failed."
     ),
     "cut off": passing(faults.cut_off, f"{LIST} failed: the answer broke off."),
     "cut off, unnoticed by HTTP": passing(faults.half, NOT_JSON),
@@ -223,6 +238,14 @@ FAULTS = {
         stored=FAULTY,
         written=FAULTY + 1,
     ),
+    # Each time under a cursor that was never given before.
+    "page five again and again": Fault(
+        page_five_for_ever,
+        "Page 15 of the list has come 10 times before.",
+        stored=FAULTY + 10,
+        written=FAULTY + 10,
+        times=11,
+    ),
     "301": Fault(
         lambda _: faults.html(301, Location=f"https://acme.example/{PERSON}"),
         f"{MOVED} (301), which is not followed",
@@ -315,8 +338,10 @@ def run(
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 
-    def command(sandbox: Sandbox, state: dict[str, Any] | None = None) -> Ended:
-        settings = {"page_size": PAGE_SIZE, "filter_query": PERSON}
+    def command(
+        sandbox: Sandbox, state: dict[str, Any] | None = None, **settings: Any
+    ) -> Ended:
+        settings = {"page_size": PAGE_SIZE, "filter_query": PERSON} | settings
         config = config_for(sandbox, **settings) | {"auth_token": TOKEN}
         (tmp_path / "config.json").write_text(json.dumps(config))
         (tmp_path / "state.json").write_text(json.dumps(state or {}))
@@ -368,10 +393,14 @@ def test_the_marks_are_found_where_they_are(sandbox: Sandbox, run: Any) -> None:
     assert sandbox.requests[0].headers["Authorization"] == f"Bearer {TOKEN}"
 
 
+@pytest.mark.parametrize("scan_by", ["cursor", "auto"])
 @pytest.mark.parametrize("name", FAULTS)
-def test_once(sandbox: Sandbox, waited: list[float], run: Any, name: str) -> None:
+def test_once(
+    sandbox: Sandbox, waited: list[float], run: Any, name: str, scan_by: str
+) -> None:
     fault = FAULTS[name]
     sandbox.fail(fault.make(sandbox), at=FAULTY, times=fault.times)
+    run = partial(run, scan_by=scan_by)
 
     ended = run(sandbox)
 
@@ -380,7 +409,8 @@ def test_once(sandbox: Sandbox, waited: list[float], run: Any, name: str) -> Non
         assert waited == list(fault.waits[: fault.times])
         assert is_complete(sandbox, ended.output)
         assert logged(ended, "ERROR") == []
-        told = logged(ended, "WARNING") or logged(ended, "INFO")[-4 - fault.times : -4]
+        lines = logged(ended, "WARNING") + logged(ended, "INFO")
+        told = [line for line in lines if "Trying again" in line or "waiting" in line]
         for line, seconds in zip(told, waited, strict=True):
             if fault.sentence == RATE_LIMIT:
                 assert (
@@ -392,7 +422,9 @@ def test_once(sandbox: Sandbox, waited: list[float], run: Any, name: str) -> Non
         # The same page again, and no other.
         asked_again = sandbox.urls[FAULTY : FAULTY + fault.times]
         assert asked_again == [sandbox.urls[FAULTY - 1]] * fault.times
-        assert len(sandbox.urls) == PAGES + 1 + fault.times
+        pages = [url for url in sandbox.urls if "date_" not in url]
+        assert len(pages) == PAGES + 1 + fault.times
+        assert (pages == sandbox.urls) is (scan_by == "cursor")
     else:
         stops_and_goes_on(sandbox, ended, fault, run)
 
@@ -434,7 +466,7 @@ def stops_and_goes_on(
     assert asked_with(sandbox, asked + 1) == expected
     assert is_complete(sandbox, ended.output, second.output)
     # And not, because it has simply begun anew.
-    resumed = expected != "garbled"
+    resumed = not expected.startswith(("garbled", "cursor-"))
     assert is_complete(sandbox, second.output) is not resumed
     assert second.output.state["bookmarks"]["customers"]["scan"] == []
 
@@ -470,7 +502,7 @@ def test_connection_refused(
     else:
         sandbox.serve(port)
         assert waited == [*FAILURE_WAITS]
-        sentence = f"{LIST} failed: the connection to api_url failed."
+        sentence = f"{LIST} failed: the connection to 127.0.0.1 failed."
         stops_and_goes_on(sandbox, ended, Fault(None, sentence, waited), run)
 
 
@@ -499,3 +531,36 @@ def tells_nothing(ended: Ended) -> None:
     assert ended.exit_code == 1
     assert "DEBUG" in ended.stderr or '"level":"debug"' in ended.stderr
     assert "Traceback" in ended.stderr or '"traceback":' in ended.stderr
+
+
+@pytest.mark.usefixtures("waited")
+@pytest.mark.parametrize("query", ["1", "a", "Sara Ahmed", " Sara Ahmed "])
+def test_a_message_does_not_tell_what_was_asked(
+    serve: Serve, run: Any, query: str
+) -> None:
+    """The token, its secret alone, and the query in every spelling."""
+    sandbox = serve(100, tokens={TOKEN: Token()})
+    told = (
+        f"Token {TOKEN} is bad, marked-token too; SARA ahmed, Sara%20Ahmed, "
+        "filter%5Bquery%5D=Sara+Ahmed"
+    )
+    sandbox.fail(faults.refused(401, told), at=1)
+
+    ended = run(sandbox, filter_query=query)
+
+    assert ended.exit_code == 1
+    if "Sara" in query:
+        assert "sara" not in ended.stderr.lower()
+
+
+def test_a_field_that_is_no_line_of_the_log(sandbox: Sandbox, run: Any) -> None:
+    row = min(sandbox.customers.values(), key=lambda row: row["id"])
+    row["x\n2026 | ERROR | forged\x1b[31m" + 1000 * "y"] = 1
+
+    ended = run(sandbox)
+
+    assert ended.exit_code == 0
+    assert logged(ended, "ERROR") == []
+    assert "\x1b" not in ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if "forged" in line]
+    assert len(line) < 400

@@ -417,3 +417,36 @@ def test_names_that_are_spelled_alike_are_both_kept() -> None:
         r"\u0000*": 2,
         "a": {r"\ud800": 3, r"\ud800*": 4},
     }
+
+
+def test_a_value_that_is_nested_deeply_is_kept_as_its_text(serve: Serve) -> None:
+    sandbox = serve(3)
+    first, second, third = sandbox.customers.values()
+    page = page_of(*({**row, "deep": "#"} for row in (first, second, third)))
+    for levels in (50, 500, 900):
+        page = page.replace('"#"', levels * '{"a":' + "1.5" + levels * "}", 1)
+    sandbox.fail(faults.body(page))
+
+    output = sync(sandbox)
+
+    assert len(output.records) == 3
+    deep = {r["id"]: r["additional_properties"]["deep"] for r in output.records}
+    assert deep[first["id"]] == json.loads(50 * '{"a":' + "1.5" + 50 * "}")
+    assert deep[second["id"]] == 500 * '{"a":' + "1.5" + 500 * "}"
+    assert deep[third["id"]] == 900 * '{"a":' + "1.5" + 900 * "}"
+
+
+def test_digits_beyond_microseconds_are_kept_beside_the_column(serve: Serve) -> None:
+    sandbox = serve(2)
+    precise, plain = sandbox.customers.values()
+    precise["updated_at"] = "2026-02-15T09:45:00.123456789Z"
+    plain["updated_at"] = "2026-02-15T09:45:00.123456000Z"
+
+    records = {record["id"]: record for record in sync(sandbox).records}
+
+    for row in (precise, plain):
+        assert records[row["id"]]["updated_at"] == "2026-02-15T09:45:00.123456+00:00"
+    assert records[precise["id"]]["additional_properties"] == {
+        "updated_at": "2026-02-15T09:45:00.123456789Z"
+    }
+    assert records[plain["id"]]["additional_properties"] is None

@@ -107,6 +107,32 @@ def test_the_local_clock_where_the_server_has_none_or_is_ahead(
     assert state["replication_key_value"] == "2026-03-01T11:55:00+00:00"
 
 
+def test_a_clock_that_tells_another_offset_is_brought_to_utc(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox = serve(450)
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    erbil = now.astimezone(timezone(timedelta(hours=3)))
+    monkeypatch.setattr(
+        "tests.sandbox.server.formatdate",
+        lambda *_, **__: f"{erbil:%a, %d %b %Y %H:%M:%S} +0300",
+    )
+    newest = max(sandbox.customers)
+    sandbox.meanwhile = lambda: (
+        sandbox.change(min(sandbox.customers), last_activity_at=now.isoformat())
+        if len(sandbox.requests) == 3
+        else None
+    )
+    sandbox.edit(newest)
+
+    output = sync(sandbox)
+
+    assert set(output.ids) == set(sandbox.customers)
+    state = stream_state(output.state)
+    expected = (now - timedelta(minutes=5)).isoformat()
+    assert state["replication_key_value"] == expected
+
+
 # Closing.
 
 

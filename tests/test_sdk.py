@@ -62,10 +62,27 @@ def test_stream_maps(sandbox: Sandbox) -> None:
 
 
 def test_flattening(sandbox: Sandbox) -> None:
+    odd = min(sandbox.customers)
+    sandbox.change(
+        odd,
+        occupation="Engineer",
+        owner={"id": 1, "name": "Rawa", "email": "rawa@example.com"},
+        phone1={"number": "0750"},
+    )
     output = sync(sandbox, flattening_enabled=True, flattening_max_depth=1)
 
     assert len(output.records) == 150
+    (schema,) = output.of("SCHEMA")
     for record in output.records:
+        # Of an object that is null, the SDK leaves the name.
+        strays = record.keys() - schema["schema"]["properties"].keys()
+        assert all(record[name] is None for name in strays)
+        if record["id"] == odd:
+            assert json.loads(record["additional_properties"]) == {
+                "occupation": "Engineer",
+                "owner.email": "rawa@example.com",
+                "phone1": {"number": "0750"},
+            }
         status = sandbox.customers[record["id"]]["lead_status"] or {}
         assert record.get("lead_status__id") == status.get("id")
         assert record.get("lead_status__name") == status.get("name")

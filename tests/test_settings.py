@@ -52,19 +52,31 @@ def errors(config: dict[str, Any]) -> list[str]:
         ),
         (
             TOKEN | {"pagesize": 5},
-            "Additional properties are not allowed ('pagesize' was unexpected)",
+            "pagesize: there is no such setting. Did you mean page_size?",
         ),
         (
             TOKEN | {"page_size": 0},
-            "0 is less than the minimum of 1 in config['page_size']",
+            "page_size: it must be a whole number from 1 to 100.",
         ),
         (
             TOKEN | {"page_size": 101},
-            "101 is greater than the maximum of 100 in config['page_size']",
+            "page_size: it must be a whole number from 1 to 100.",
         ),
         (
             TOKEN | {"filter_owner_ids": ["Dana"]},
-            "'Dana' is not of type 'integer' in config['filter_owner_ids'][0]",
+            "filter_owner_ids: each of the list must be a whole number.",
+        ),
+        # Nor is another value: it can be a name, or a token in the wrong place.
+        (TOKEN | {"filter_query": ["Sara"]}, "filter_query: it must be text."),
+        (TOKEN | {"api_url": ["https://1|abc@x"]}, "api_url: it must be text."),
+        (TOKEN | {"stream_maps": "1|abc"}, "stream_maps: it must be an object."),
+        (
+            TOKEN | {"scan_by": "1|abc"},
+            "scan_by: it must be one of auto, cursor, created_date.",
+        ),
+        (
+            TOKEN | {"emit_activate_version_messages": "1|abc"},
+            "emit_activate_version_messages: it must be true or false.",
         ),
         (
             TOKEN | {"start_date": "yesterday"},
@@ -159,7 +171,7 @@ def test_as_a_command_a_wrong_setting_ends_with_1(serve: Serve, tmp_path: Path) 
     result = run(tmp_path, sandbox, page_size=500)
 
     assert result.returncode == 1
-    assert "config['page_size']" in result.stderr
+    assert "page_size: it must be a whole number from 1 to 100." in result.stderr
     assert result.stdout == ""
     assert sandbox.requests == []
 

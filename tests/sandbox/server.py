@@ -423,6 +423,8 @@ class Sandbox:
         return lambda row: all(test(row) for test in tests)
 
     def _day(self, row: Customer) -> str:
+        if row["created_at"] == "0000-00-00":
+            return "0000-00-00"
         created_at = datetime.fromisoformat(row["created_at"])
         return created_at.astimezone(self.zone).date().isoformat()
 
