@@ -140,9 +140,10 @@ class CustomersStream(HomeleStream):
     _seen: Seen | None = None
     # The last customer that an earlier run has read, where this one goes on.
     _resumed_after: tuple[str, int] | None = None
-    # For the summary: what was compared, in words; pages; customers read, and sent on.
+    # For the summary: what was compared, in words; how many customers were
+    # read, and sent on.
     _evidence = "not looked for"
-    _pages = _read = _sent = 0
+    _read = _sent = 0
     # How many customers without a created date were seen.
     _undated = 0
     # What a window shows that is asked for to check it, and whether that is not all.
@@ -484,7 +485,6 @@ class CustomersStream(HomeleStream):
         scan.begin_page(server_time(response), page)
         if self._seen:
             self._seen.add(page)
-        self._pages += 1
         self._read += 0 if scan.over_head else len(page)
         self._undated += sum(record["created_at"] is None for record in page)
         for record in filter(scan.sees, page):
@@ -633,22 +633,21 @@ class CustomersStream(HomeleStream):
 
     def _summarize(self) -> None:
         """Say in one line what this run has done."""
-        scan, way = self._scan, CREATED_DATE if self._windows else CURSOR
+        scan = self._scan
         ends = [at for at in (scan.newest, scan.bookmark) if at]
         bookmark = min(max(ends), scan.signpost or "") if ends else "none"
         self.logger.info(
-            "Read %d customers on %d pages by %s, sent %d; %d requests, %d waits of "
-            "%.0f s in all; the scan is %s; hidden customers: %s; bookmark: %s.",
+            "Read %d customers, sent %d, by %s: %d requests, %d waits (%.0f s). The "
+            "scan is %s. Hidden customers: %s. Bookmark: %s.",
             self._read,
-            self._pages,
-            way,
             self._sent,
+            "created date" if self._windows else "cursor",
             self.requests_sent,
             self.waits,
             self.seconds_waited,
             "closed" if scan.closed else "not closed",
             self._evidence,
-            bookmark if self.is_incremental else "none, this is a full table",
+            bookmark if self.is_incremental else "none, it is a full table",
         )
 
     def _write_activate_version_message(self, full_table_version: int) -> None:
