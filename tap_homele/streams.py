@@ -140,8 +140,8 @@ class CustomersStream(HomeleStream):
     _seen: Seen | None = None
     # The last customer that an earlier run has read, where this one goes on.
     _resumed_after: tuple[str, int] | None = None
-    # For the summary: what was compared, in words; how many customers were
-    # read, and sent on.
+    # For the summary: what was compared, in words; how many customers were read, and
+    # sent on.
     _evidence = "not looked for"
     _read = _sent = 0
     # How many customers without a created date were seen.
@@ -425,7 +425,7 @@ class CustomersStream(HomeleStream):
                 )
                 break
         else:
-            self._evidence = f"{checked} customers in windows had all been seen"
+            self._evidence = f"none among {checked} of sampled days"
             self._tell_what_is_unchecked(seen)
         self._window = self._shown = None
 

@@ -90,7 +90,12 @@ def test_the_demo_keeps_away_from_a_real_account(project: Path) -> None:
             "    executable: tap-homele\n"
             "    metadata:\n"
             "      customers:\n"
-            "        replication-method: FULL_TABLE\n",
+            "        replication-method: FULL_TABLE\n"
+            "    select: ['!customers.phone*']\n"
+            "    config:\n"
+            "      stream_maps:\n"
+            "        customers:\n"
+            "          email1: sha256(config['hash_seed'] + email1)\n",
         )
     )
     (project / ".env").write_text(
