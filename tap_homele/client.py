@@ -7,6 +7,7 @@ import functools
 import json
 import re
 import threading
+import time
 import typing as t
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -30,6 +31,9 @@ if t.TYPE_CHECKING:
 
     from backoff.types import Details
     from singer_sdk.helpers.types import Context, RequestFunc
+
+P = t.ParamSpec("P")
+T = t.TypeVar("T")
 
 API_PATH = "/api/v2/crm"
 
@@ -235,6 +239,31 @@ def waits() -> Generator[float, RetriableAPIError, None]:
         failure = yield wait
 
 
+def in_background(
+    function: t.Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> Future[T]:
+    """Call a function in a thread that does not keep the tap from ending.
+
+    Args:
+        function: The function.
+        *args: Its arguments.
+        **kwargs: Its named arguments.
+
+    Returns:
+        What it will return or raise.
+    """
+    future: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
+
+
 class TooLongError(requests.exceptions.RequestException):
     """An answer is longer than any answer should be."""
 
@@ -264,14 +293,9 @@ class Session(requests.Session):
         if (request.url or "").startswith("http:"):
             # It stays on this machine; a proxy would get to see the token.
             environment["proxies"] = {}
-        # requests bounds only the wait for each part of an answer. A thread that waits
-        # for a part of one that is given up must not keep the tap from ending.
-        answer: Future[requests.Response] = Future()
-        threading.Thread(
-            target=self._receive,
-            args=(answer, request, environment | options | {"stream": True}),
-            daemon=True,
-        ).start()
+        # requests bounds only the wait for each part of an answer.
+        receive = functools.partial(self._receive, request)
+        answer = in_background(receive, **environment | options | {"stream": True})
         try:
             return answer.result(ANSWER_SECONDS)
         except FutureTimeoutError:
@@ -281,25 +305,19 @@ class Session(requests.Session):
         """Give none: where to is not looked at, and the body is not read for it."""
 
     def _receive(
-        self,
-        answer: Future[requests.Response],
-        request: requests.PreparedRequest,
-        options: dict[str, t.Any],
-    ) -> None:
+        self, request: requests.PreparedRequest, **options: t.Any
+    ) -> requests.Response:
         try:
             with super().send(request, **options) as response:
                 raw: t.Any = response.raw
                 raw.stream = functools.partial(_bounded, raw.stream)
                 _ = response.content  # requests keeps it
+                return response
         except ValueError as error:
             # http.client takes what a server sends for numbers and text.
-            known = isinstance(error, requests.exceptions.RequestException)
-            damaged = requests.exceptions.ContentDecodingError()
-            answer.set_exception(error if known else damaged)
-        except BaseException as error:  # noqa: BLE001
-            answer.set_exception(error)
-        else:
-            answer.set_result(response)
+            if isinstance(error, requests.exceptions.RequestException):
+                raise
+            raise requests.exceptions.ContentDecodingError from error
 
 
 def _bounded(
@@ -376,6 +394,7 @@ class HomeleStream(RESTStream[str | None]):
     requests_sent = 0
     waits = 0
     seconds_waited = 0.0
+    _waiting_until = 0.0
     # Whether anybody has answered at all.
     _answered = False
 
@@ -480,10 +499,16 @@ class HomeleStream(RESTStream[str | None]):
                 f"{_endpoint(response)} was answered with {said}.", response
             )
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            raise TokenError(self._refusal(response, said))
-        raise FatalAPIError(self._refusal(response, said))
+            raise TokenError(self.refusal(response, said))
+        raise FatalAPIError(self.refusal(response, said))
 
-    def _refusal(self, response: requests.Response, said: str) -> str:
+    def refusal(self, response: requests.Response, said: str) -> str:
+        """Say what to do about an answer that will not change.
+
+        Args:
+            response: The answer.
+            said: Its status and message.
+        """
         endpoint = _endpoint(response)
         if response.status_code == HTTPStatus.UNAUTHORIZED:
             return (
@@ -574,6 +599,10 @@ class HomeleStream(RESTStream[str | None]):
             details: From python-backoff: the failure, and the seconds to wait.
         """
         failure = details["exception"]
+        until = time.monotonic() + details["wait"]
+        if until < self._waiting_until + 1:
+            return  # another connection has met the same limit, and waits as well
+        self._waiting_until = until
         self.waits += 1
         self.seconds_waited += details["wait"]
         seconds = f"{details['wait']:.0f} s"
@@ -604,6 +633,16 @@ class HomeleStream(RESTStream[str | None]):
                 f"{_endpoint(response)} was answered with 'data' that is not a list."
             )
         yield from rows
+
+
+def is_gone(response: requests.Response) -> bool:
+    """Tell whether the API itself says that there is no such customer.
+
+    Args:
+        response: Any answer. A proxy's 404 is a page in HTML, and something else.
+    """
+    is_missing = response.status_code == HTTPStatus.NOT_FOUND
+    return is_missing and _body(response).get("success") is False
 
 
 def _http_date(header: str | None) -> datetime | None:

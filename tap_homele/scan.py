@@ -43,6 +43,16 @@ def local_time() -> datetime:
     return datetime.now(timezone.utc)
 
 
+def mark(record: Record) -> str:
+    """Give a mark that tells a record from what it was before a change.
+
+    Args:
+        record: A customer of the list.
+    """
+    text = json.dumps(record, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def fingerprint(url: str, filters: t.Mapping[str, t.Any]) -> str:
     """Give a mark that tells one list from another.
 
@@ -68,6 +78,8 @@ class Scan:
         newest: The newest ``updated_at`` seen so far.
         cursor: Where the pass over the list begins, None for its top.
         windows: Where a reading by windows begins, as ``Windows.resume`` takes it.
+        details: Of the customers whose details an earlier run has sent on, and who may
+            come again: the id, as text, and the mark.
         closed: Whether nothing can have slipped by.
     """
 
@@ -77,6 +89,7 @@ class Scan:
     newest: str | None = None
     cursor: str | None = None
     windows: dict[str, t.Any] | None = None
+    details: dict[str, str] = field(default_factory=dict)
     closed: bool = False
 
     # The pass: how many pages and customers it has read, when it began, and the last
@@ -175,6 +188,14 @@ class Scan:
             or active_until >= self.bookmark
         )
 
+    def may_come_again(self, record: Record) -> bool:
+        """Tell whether the head that closes the scan will hold a customer again.
+
+        Args:
+            record: A customer that was seen.
+        """
+        return self._latest(record.get("last_activity_at")) >= (self.signpost or "")
+
     def _latest(self, last_activity_at: str | None) -> str:
         """Give the latest that a last activity can have been: a day, until its end.
 
@@ -255,17 +276,24 @@ class Scan:
         self,
         next_cursor: str | None = None,
         windows: dict[str, t.Any] | None = None,
+        details: dict[str, str] | None = None,
+        edge: tuple[str, int] | None = None,
     ) -> dict[str, t.Any]:
-        """Give what a later run needs to go on after the page that was read last.
+        """Give what a later run needs to go on at a page.
 
         Args:
-            next_cursor: The cursor of the page after it, None where there is none.
+            next_cursor: The cursor of the page, None where there is none.
             windows: The windows that are left, where it reads by windows.
+            details: Of customers whose details are not to be asked for again, by the id
+                as text, the mark.
+            edge: The last customer before the page, if not the one seen last.
         """
+        edge = edge or self.edge
         return {
             "cursor": next_cursor,
             "windows": windows,
-            "edge": list(self.edge) if self.edge else None,
+            "details": details or {},
+            "edge": list(edge) if edge else None,
             "started": self.started,
             "newest": self.newest,
             "bookmark": self.bookmark,
@@ -299,8 +327,9 @@ class Scan:
             )
             bookmark = checkpoint["bookmark"] and utc(checkpoint["bookmark"])
             windows = checkpoint["windows"]
+            details = {str(k): str(v) for k, v in checkpoint["details"].items()}
             same_list = checkpoint["asked"] == self.asked
-        except (TypeError, KeyError, IndexError, ValueError):
+        except (TypeError, KeyError, IndexError, ValueError, AttributeError):
             raise ValueError("its checkpoint is unreadable") from None
         if not started or not (cursor is None or (isinstance(cursor, str) and cursor)):
             raise ValueError("its checkpoint is unreadable")
@@ -309,10 +338,12 @@ class Scan:
             self.bookmark = bookmark
         if not same_list:
             raise ValueError("it read with other filters, or from another address")
+        # A customer that has not changed has the same details, wherever it is read.
+        self.details = details
         if not owed:
             raise ValueError("it began at a later bookmark")
         if cursor is None and windows is None:
-            raise ValueError("its list has one page")
+            raise ValueError("it was on the first page")
         if local_time() - datetime.fromisoformat(started) > RESUMABLE:
             raise ValueError(f"it began more than {RESUMABLE.days} days ago")
         self.cursor, self.windows, self.started = cursor, windows, started

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 import typing as t
+from collections import deque
 from datetime import date
+from http import HTTPStatus
+from time import monotonic
 
 from singer_sdk import typing as th
 from singer_sdk.exceptions import FatalAPIError
@@ -18,15 +22,18 @@ from tap_homele.client import (
     HomeleStream,
     ServerError,
     TokenError,
+    in_background,
+    is_gone,
     printable,
     server_time,
 )
 from tap_homele.pagination import CursorPaginator
-from tap_homele.scan import Scan, fingerprint, local_time
+from tap_homele.scan import Scan, fingerprint, local_time, mark
 from tap_homele.windows import CHECK_PAGE, Seen, Window, Windows
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
 
     import requests
     from singer_sdk.helpers.types import Context
@@ -34,6 +41,20 @@ if t.TYPE_CHECKING:
 
 # The ways to read the list, as the setting ``scan_by`` and the state name them.
 AUTO, CURSOR, CREATED_DATE = "auto", "cursor", "created_date"
+
+# A state is written after so many details: a third of what the API gives in a minute.
+DETAILS_PER_STATE = 20
+# So many customers whose details were sent on are kept in it: a page.
+DETAILS_KEPT = 100
+# So many customers in a row who all have no details are not all deleted.
+MOST_GONE = 20
+
+# The budget is a request a second. Where an answer takes longer than this, in seconds,
+# another connection is used, up to so many.
+QUICK = 0.8
+MOST_CONNECTIONS = 5
+# How often it is said how far the details are, in seconds.
+REPORT_EVERY = 60
 
 
 def related_object(name: str, description: str) -> th.Property[t.Any]:
@@ -48,84 +69,133 @@ def related_object(name: str, description: str) -> th.Property[t.Any]:
     )
 
 
-class CustomersStream(HomeleStream):
+# What the list says of a customer. All but the key may be null, also where the vendor
+# says otherwise: one odd customer must not keep all others out.
+COLUMNS: t.Final[tuple[th.Property[t.Any], ...]] = (
+    th.Property(
+        "id",
+        th.IntegerType,
+        required=True,
+        description="The customer's number in Homele, unique in a company.",
+    ),
+    th.Property(
+        "sequential_number",
+        th.IntegerType,
+        description="The running number that people see in Homele.",
+    ),
+    th.Property("name", th.StringType, description="The full name."),
+    th.Property("first_name", th.StringType, description="The first name."),
+    th.Property("last_name", th.StringType, description="The last name."),
+    th.Property("phone1", th.StringType, description="The main phone number."),
+    th.Property("phone2", th.StringType, description="A second phone number."),
+    th.Property("phone3", th.StringType, description="A third phone number."),
+    th.Property("email1", th.StringType, description="The e-mail address."),
+    th.Property("address", th.StringType, description="The postal address."),
+    th.Property(
+        "budget",
+        th.SingerDecimalType,
+        description="What the customer can spend, a decimal written as text.",
+    ),
+    th.Property(
+        "budget_currency",
+        th.StringType,
+        description="The currency of the budget, such as USD.",
+    ),
+    th.Property(
+        "expected_sale_date",
+        th.DateType,
+        description="The day on which a sale is expected.",
+    ),
+    related_object("lead_status", "How far the sale has come."),
+    related_object("lead_source", "Where the customer came from."),
+    related_object("owner", "The user of Homele who looks after the customer."),
+    related_object("priority", "How urgent the customer is."),
+    related_object("country", "The customer's country."),
+    related_object("city", "The customer's city."),
+    th.Property(
+        "created_at",
+        th.DateTimeType,
+        description="When the customer was entered, in UTC.",
+    ),
+    th.Property(
+        "updated_at",
+        th.DateTimeType,
+        description="When the customer was last edited, in UTC.",
+    ),
+    th.Property(
+        "last_activity_at",
+        th.DateTimeType,
+        description="When something last happened with the customer, in UTC.",
+    ),
+)
+
+# What only the details say, and is known by name. Another becomes a column by a line.
+DETAIL_COLUMNS: t.Final[tuple[th.Property[t.Any], ...]] = (
+    th.Property("occupation", th.StringType, description="What the customer does."),
+)
+
+ADDITIONAL: t.Final = th.Property(
+    records.ADDITIONAL,
+    # The SDK would flatten an empty list of properties to nothing.
+    th.CustomType({"type": ["object", "null"]}),
+    description=("What Homele sent and no column can hold, by the name of the field."),
+)
+
+
+class CustomerStream(HomeleStream):
+    """What both streams of customers have in common."""
+
+    primary_keys: t.ClassVar[list[str]] = ["id"]
+
+    # Records fit the schema already: there is nothing left for the SDK to conform.
+    TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
+
+    # The version to activate when the scan is closed.
+    version: int | None = None
+
+    @functools.cached_property
+    def fitter(self) -> records.Fitter:
+        """Makes records of rows, and warns of what does not fit."""
+
+        def notice(field: str, customer_id: int) -> None:
+            self.logger.warning(
+                "'%s' does not fit a column, first in customer %d: it is kept in %s.",
+                printable(field),
+                customer_id,
+                records.ADDITIONAL,
+            )
+
+        return records.Fitter(self.schema, notice)
+
+    def activate_version(self) -> None:
+        """Tell the target that whatever has another version is gone, if it is to."""
+        if self.version is not None:
+            super()._write_activate_version_message(self.version)
+
+    def _write_activate_version_message(self, full_table_version: int) -> None:
+        """Keep the version back until the scan is closed.
+
+        The SDK calls this before the first record, and a target deletes on arrival:
+        a run that fails would leave the table short. The SDK has no public hook for
+        it; ``test_activate_version`` fails when it no longer calls this one.
+        """
+        if self.get_batch_config(self.config):
+            self.logger.warning(
+                "Batches do not carry a version: no customer is marked as deleted."
+            )
+        else:
+            self.version = full_table_version
+
+
+class CustomersStream(CustomerStream):
     """The customers of a company."""
 
     name = "customers"
     path = "/customers"
-    primary_keys: t.ClassVar[list[str]] = ["id"]
     replication_key = "updated_at"
-
-    # All but the key may be null, also where the vendor says otherwise: one odd
-    # customer must not keep all others out.
     schema: t.ClassVar[dict[str, t.Any]] = th.PropertiesList(
-        th.Property(
-            "id",
-            th.IntegerType,
-            required=True,
-            description="The customer's number in Homele, unique in a company.",
-        ),
-        th.Property(
-            "sequential_number",
-            th.IntegerType,
-            description="The running number that people see in Homele.",
-        ),
-        th.Property("name", th.StringType, description="The full name."),
-        th.Property("first_name", th.StringType, description="The first name."),
-        th.Property("last_name", th.StringType, description="The last name."),
-        th.Property("phone1", th.StringType, description="The main phone number."),
-        th.Property("phone2", th.StringType, description="A second phone number."),
-        th.Property("phone3", th.StringType, description="A third phone number."),
-        th.Property("email1", th.StringType, description="The e-mail address."),
-        th.Property("address", th.StringType, description="The postal address."),
-        th.Property(
-            "budget",
-            th.SingerDecimalType,
-            description="What the customer can spend, a decimal written as text.",
-        ),
-        th.Property(
-            "budget_currency",
-            th.StringType,
-            description="The currency of the budget, such as USD.",
-        ),
-        th.Property(
-            "expected_sale_date",
-            th.DateType,
-            description="The day on which a sale is expected.",
-        ),
-        related_object("lead_status", "How far the sale has come."),
-        related_object("lead_source", "Where the customer came from."),
-        related_object("owner", "The user of Homele who looks after the customer."),
-        related_object("priority", "How urgent the customer is."),
-        related_object("country", "The customer's country."),
-        related_object("city", "The customer's city."),
-        th.Property(
-            "created_at",
-            th.DateTimeType,
-            description="When the customer was entered, in UTC.",
-        ),
-        th.Property(
-            "updated_at",
-            th.DateTimeType,
-            description="When the customer was last edited, in UTC.",
-        ),
-        th.Property(
-            "last_activity_at",
-            th.DateTimeType,
-            description="When something last happened with the customer, in UTC.",
-        ),
-        th.Property(
-            records.ADDITIONAL,
-            # The SDK would flatten an empty list of properties to nothing.
-            th.CustomType({"type": ["object", "null"]}),
-            description=(
-                "What Homele sent and no column can hold, by the name of the field."
-            ),
-        ),
+        *COLUMNS, ADDITIONAL
     ).to_dict()
-
-    # Records fit the schema already: there is nothing left for the SDK to conform.
-    TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
 
     _scan: Scan
     _paginator: CursorPaginator
@@ -148,8 +218,14 @@ class CustomersStream(HomeleStream):
     _undated = 0
     # What a window shows that is asked for to check it, and whether that is not all.
     _shown: tuple[list[records.Record], bool] | None = None
-    # The version to activate when the scan is closed.
-    _version: int | None = None
+    # The customers whose details were sent on, and that may come again: id and mark.
+    _details: dict[str, str]
+    _in_the_head: set[str]
+    # Those of the page that a later run begins with.
+    _kept: dict[str, str]
+    # The page that a later run begins with, while details are read: its cursor, and the
+    # last customer before it.
+    _page: tuple[str | None, tuple[str, int] | None] = (None, None)
 
     # What is asked for.
 
@@ -287,6 +363,8 @@ class CustomersStream(HomeleStream):
         bookmark = self.get_starting_replication_key_value(context)
         self._scan = Scan(bookmark=records.utc(bookmark), asked=self.asked)
         self._resume()
+        self._details = self._scan.details
+        self._in_the_head, self._kept = set(), {}
         if self._windows is None:
             yield from self._read_by_cursor()
         if self._windows is not None:
@@ -361,7 +439,8 @@ class CustomersStream(HomeleStream):
                     window,
                     customers,
                 )
-            self._save(self._scan.checkpoint(windows=windows.checkpoint()))
+            checkpoint = windows.checkpoint()
+            self._save(self._scan.checkpoint(None, checkpoint, self._latest))
         self._scan.closed = not (too_full or self._undated)
         if self._undated:
             self.logger.warning(
@@ -451,7 +530,8 @@ class CustomersStream(HomeleStream):
         # Those that were hidden can have changed at any time.
         self._scan = self._scan.within()
         self._scan.bookmark = records.utc(self.config.get("start_date"))
-        self._save(self._scan.checkpoint(windows=self._windows.checkpoint()))
+        checkpoint = self._windows.checkpoint()
+        self._save(self._scan.checkpoint(None, checkpoint, self._latest))
 
     def parse_response(self, response: requests.Response) -> Iterator[records.Record]:
         """Give the customers of a page, and save the progress after them.
@@ -487,29 +567,120 @@ class CustomersStream(HomeleStream):
             self._seen.add(page)
         self._read += 0 if scan.over_head else len(page)
         self._undated += sum(record["created_at"] is None for record in page)
+        edge = scan.edge
+        wanted: dict[str, str] = {}
         for record in filter(scan.sees, page):
             self._sent += 1
+            # Before the SDK takes the columns out of it that are not selected.
+            self._note_for_details(record, wanted)
             yield record
         # The SDK has written all of the page's records when it asks for more.
         next_cursor = self._paginator.next_cursor(response)
         if scan.resuming and not page and next_cursor is None:
             raise FatalAPIError("the list ended there")
-        if self._windows is not None and not scan.pages and not scan.over_head:
-            more = next_cursor is not None
-            self._windows.answered(page, more=more, today=self._today)
+        self._read_details(self._held(wanted, page, next_cursor), edge)
+        first_page = not scan.pages and not scan.over_head
         scan.end_page()
+        if self._windows is not None:
+            if first_page:
+                more = next_cursor is not None
+                self._windows.answered(page, more=more, today=self._today)
+            return
+        self._end_page(next_cursor)
+
+    def _end_page(self, next_cursor: str | None) -> None:
+        """Save that a page was read by the cursor."""
+        scan = self._scan
         # The last page adds nothing to go on with. If it is the only one, it still has
         # to be said that a scan, which may be a full refresh, has not ended.
         begun = self.get_context_state(None).get("scan")
+        if next_cursor and not scan.over_head:
+            for customer_id in self._details.keys() - self._in_the_head:
+                del self._details[customer_id]
         goes_on = not scan.over_head and (next_cursor or not begun)
-        if self._windows is None:
-            self._save(scan.checkpoint(next_cursor) if goes_on else None)
+        self._save(scan.checkpoint(next_cursor) if goes_on else None)
+
+    @property
+    def _child(self) -> CustomerDetailsStream | None:
+        """The stream of details, if it is selected."""
+        child = next(iter(self.child_streams), None)
+        return (
+            t.cast("CustomerDetailsStream", child) if child and child.selected else None
+        )
+
+    def generate_child_contexts(
+        self,
+        record: records.Record,  # noqa: ARG002
+        context: Context | None,  # noqa: ARG002
+    ) -> Iterator[Context]:
+        """Give none: the details are read after each page, not after each customer.
+
+        The SDK would write a SCHEMA, a STATE and two metrics for every single one.
+        """
+        return iter(())
+
+    def _note_for_details(self, record: records.Record, wanted: dict[str, str]) -> None:
+        if self._child and self.stream_maps[0].get_filter_result(record):
+            customer_id = str(record["id"])
+            wanted[customer_id] = mark(record)
+            if self._scan.may_come_again(record):
+                self._in_the_head.add(customer_id)
+
+    def _held(
+        self,
+        wanted: dict[str, str],
+        page: list[records.Record],
+        next_cursor: str | None,
+    ) -> dict[str, str]:
+        """Give whom no shorter window will hold, where this one is to be divided."""
+        if next_cursor is None or self._window is None or self._window.by_cursor:
+            return wanted
+        dated = {str(record["id"]) for record in page if record["created_at"]}
+        return {k: v for k, v in wanted.items() if k not in dated}
+
+    def _read_details(
+        self, wanted: dict[str, str], edge: tuple[str, int] | None
+    ) -> None:
+        """Ask for the details of the customers of a page that were sent on.
+
+        Args:
+            wanted: The customers, by the id as text, each with its mark.
+            edge: The last customer before the page.
+        """
+        left = {k: v for k, v in wanted.items() if self._details.get(k) != v}
+        if self._child is None or not left:
+            return
+        if not self._scan.over_head:
+            self._page = self._paginator.current_value, edge
+
+        kept = self._kept if self._scan.over_head else {}
+
+        def save() -> None:
+            cursor, edge = self._page
+            windows = self._windows.checkpoint() if self._windows else None
+            done = wanted.keys() & self._details.keys()
+            self._kept = kept | {k: self._details[k] for k in done}
+            self._save(self._scan.checkpoint(cursor, windows, self._kept, edge))
+
+        def sent(customer_id: str) -> None:
+            self._details.pop(customer_id, None)
+            self._details[customer_id] = left[customer_id]
+            if self._child and self._child.asked % DETAILS_PER_STATE == 0:
+                save()
+
+        self._child.read([*left], sent)
+        save()
+
+    @property
+    def _latest(self) -> dict[str, str]:
+        """The customers whose details were sent on last, as the state keeps them."""
+        return dict([*self._details.items()][-DETAILS_KEPT:])
 
     def _fitted(self, rows: t.Iterable[t.Any]) -> list[records.Record]:
         """Make records of the rows of a page."""
         page: list[records.Record] = []
         try:
-            page.extend(map(self._fitter.fit, rows))
+            page.extend(map(self.fitter.fit, rows))
         except records.MisfitError as reason:
             raise FatalAPIError(
                 f"Page {self._paginator.count + 1} of the list: row {len(page) + 1} "
@@ -517,18 +688,6 @@ class CustomersStream(HomeleStream):
                 "be missing. Tell Homele's support."
             ) from None
         return page
-
-    @functools.cached_property
-    def _fitter(self) -> records.Fitter:
-        def notice(field: str, customer_id: int) -> None:
-            self.logger.warning(
-                "'%s' does not fit a column, first in customer %d: it is kept in %s.",
-                printable(field),
-                customer_id,
-                records.ADDITIONAL,
-            )
-
-        return records.Fitter(self.schema, notice)
 
     def _resume(self) -> None:
         """Go on with an interrupted scan, if the state has one that fits."""
@@ -624,11 +783,12 @@ class CustomersStream(HomeleStream):
         state["scan_by"] = self._way
         if self.is_incremental:
             state.update(scan=[], asked=scan.asked)
-        if self._version is not None:
-            if scan.closed:
-                super()._write_activate_version_message(self._version)
-            else:
-                self.logger.warning("So no customer is marked as deleted in this run.")
+        if self.version is not None and scan.closed:
+            self.activate_version()
+            if self._child:
+                self._child.activate_version()
+        elif self.version is not None:
+            self.logger.warning("So no customer is marked as deleted in this run.")
         self._summarize()
 
     def _summarize(self) -> None:
@@ -636,30 +796,197 @@ class CustomersStream(HomeleStream):
         scan = self._scan
         ends = [at for at in (scan.newest, scan.bookmark) if at]
         bookmark = min(max(ends), scan.signpost or "") if ends else "none"
+        child = self._child
+        if child:
+            self.logger.info(
+                "Details of %d customers were sent; %d were deleted meanwhile.",
+                child.asked - child.gone,
+                child.gone,
+            )
+        streams: list[HomeleStream] = [self, child] if child else [self]
         self.logger.info(
             "Read %d customers, sent %d, by %s: %d requests, %d waits (%.0f s). The "
             "scan is %s. Hidden customers: %s. Bookmark: %s.",
             self._read,
             self._sent,
             "created date" if self._windows else "cursor",
-            self.requests_sent,
-            self.waits,
-            self.seconds_waited,
+            sum(stream.requests_sent for stream in streams),
+            sum(stream.waits for stream in streams),
+            sum(stream.seconds_waited for stream in streams),
             "closed" if scan.closed else "not closed",
             self._evidence,
             bookmark if self.is_incremental else "none, it is a full table",
         )
 
-    def _write_activate_version_message(self, full_table_version: int) -> None:
-        """Keep the version back until the scan is closed.
 
-        The SDK calls this before the first record, and a target deletes on arrival:
-        a run that fails would leave the table short. The SDK has no public hook for
-        it; ``test_activate_version`` fails when it no longer calls this one.
+class CustomerDetailsStream(CustomerStream):
+    """All that Homele knows of each customer that the list has sent on."""
+
+    name = "customer_details"
+    path = "/customers/{customer_id}"
+    parent_stream_type = CustomersStream
+    # Otherwise the SDK would make a full table of the list.
+    ignore_parent_replication_key = False
+    # Nothing is kept for each customer: the checkpoint of the list has it all.
+    state_partitioning_keys = ()
+    schema: t.ClassVar[dict[str, t.Any]] = th.PropertiesList(
+        *COLUMNS, *DETAIL_COLUMNS, ADDITIONAL
+    ).to_dict()
+
+    # How many were asked for, and how many of them were gone; of those, in a row.
+    asked = gone = 0
+    _gone_in_a_row = 0
+    _connections = 1
+    # When it began, and when it was said last how far it is, by a clock in seconds.
+    _began: float | None = None
+    _reported = 0.0
+
+    # What is read next, and what is called after each.
+    _customer_ids: t.Sequence[str] = ()
+    _sent: t.Callable[[str], None]
+
+    def read(
+        self, customer_ids: t.Sequence[str], sent: t.Callable[[str], None]
+    ) -> None:
+        """Ask for the details of some customers, and write them.
+
+        Args:
+            customer_ids: Their ids, as text.
+            sent: Is called with the id of each when the SDK has written its details.
+
+        Raises:
+            FatalAPIError: If the details of one cannot be had.
         """
-        if self.get_batch_config(self.config):
-            self.logger.warning(
-                "Batches do not carry a version: no customer is marked as deleted."
+        if self._began is None:
+            self._began = self._reported = monotonic()
+        self.logger.info(
+            "Asking for the details of the %d customers of a page that changed, one "
+            "request each.",
+            len(customer_ids),
+        )
+        self._customer_ids, self._sent = customer_ids, sent
+        self.sync()
+
+    def request_records(
+        self,
+        context: Context | None,
+    ) -> Iterator[records.Record]:
+        """Ask for one customer after the other.
+
+        Args:
+            context: Not used: the stream has no partitions.
+
+        Yields:
+            The details of each.
+        """
+        send = self.request_decorator(self._ask)
+        waiting = iter(self._customer_ids)
+        under_way: deque[tuple[str, Future[requests.Response]]] = deque()
+        left = len(self._customer_ids)
+        while left:
+            for customer_id in itertools.islice(
+                waiting, self._connections - len(under_way)
+            ):
+                request = self.build_prepared_request(
+                    method="GET",
+                    url=f"{self.url_base}/customers/{customer_id}",
+                    headers=self.http_headers,
+                )
+                future = in_background(send, request, context)
+                under_way.append((customer_id, future))
+            customer_id, future = under_way.popleft()
+            response = future.result()
+            seconds = response.elapsed.total_seconds()
+            self._connections = min(MOST_CONNECTIONS, 1 + int(seconds / QUICK))
+            yield from self._details(customer_id, response)
+            # The SDK has written it when it asks for more.
+            self.asked += 1
+            left -= 1
+            self._sent(customer_id)
+            self._report(left)
+
+    def _ask(
+        self,
+        request: requests.PreparedRequest,
+        context: Context | None,  # noqa: ARG002
+    ) -> requests.Response:
+        response = self.requests_session.send(
+            self.authenticator(request), timeout=self.timeout
+        )
+        self.validate_response(response)
+        return response
+
+    def validate_response(self, response: requests.Response) -> None:
+        """Check an answer as that of the list, but for a customer that is gone.
+
+        Args:
+            response: Any answer.
+
+        Raises:
+            RetriableAPIError: If the same request may succeed later.
+            FatalAPIError: If it will not, with what to do about it.
+        """
+        if not is_gone(response):
+            super().validate_response(response)
+
+    def refusal(self, response: requests.Response, said: str) -> str:
+        """Say what to do about an answer that will not change.
+
+        Args:
+            response: The answer.
+            said: Its status and message.
+        """
+        if response.status_code == HTTPStatus.FORBIDDEN:
+            return (
+                "The token may read the list of customers, but not their details "
+                f"({said}). Give it the permission customer:read for them too, in "
+                "Homele under Settings > API Integration, or set customer_details to "
+                "false."
             )
-        else:
-            self._version = full_table_version
+        return super().refusal(response, said)
+
+    def _details(
+        self, customer_id: str, response: requests.Response
+    ) -> Iterator[records.Record]:
+        """Make a record of an answer, or none, if the customer is gone."""
+        if is_gone(response):
+            self.gone += 1
+            self._gone_in_a_row += 1
+            if self._gone_in_a_row == MOST_GONE:
+                raise FatalAPIError(
+                    f"Homele has no details of {MOST_GONE} customers in a row, the "
+                    f"last of them {customer_id}, who are all in its list. Set "
+                    "customer_details to false, and tell Homele's support."
+                )
+            return
+        self._gone_in_a_row = 0
+        row = self.read_answer(response)["data"]
+        try:
+            record = self.fitter.fit(row)
+        except records.MisfitError as reason:
+            raise FatalAPIError(
+                f"What Homele answered for customer {customer_id} {reason}, so it "
+                "cannot be stored. Tell Homele's support."
+            ) from None
+        if str(record["id"]) != customer_id:
+            raise FatalAPIError(
+                f"Homele was asked for customer {customer_id}, and answered with "
+                f"customer {record['id']}. Tell Homele's support."
+            )
+        yield record
+
+    def _report(self, left: int) -> None:
+        """Say once a minute how far it is."""
+        now = monotonic()
+        if self._began is None or now - self._reported < REPORT_EVERY:
+            return
+        self._reported = now
+        per_minute = 60 * self.asked / (now - self._began)
+        self.logger.info(
+            "Details of %d customers so far, %.0f a minute. Of this page %d are left: "
+            "%.1f minutes. How many pages follow, Homele does not say.",
+            self.asked,
+            per_minute,
+            left,
+            left / per_minute,
+        )

@@ -19,8 +19,8 @@ from singer_sdk.exceptions import ConfigValidationError, FatalAPIError
 from singer_sdk.metrics import Metric, MetricExclusionFilter
 
 from tap_homele import records
-from tap_homele.client import API_PATH, base_url
-from tap_homele.streams import CustomersStream
+from tap_homele.client import API_PATH, HomeleStream, base_url
+from tap_homele.streams import CustomerDetailsStream, CustomersStream
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,6 +139,16 @@ class TapHomele(Tap):
             ),
         ),
         th.Property(
+            "customer_details",
+            th.BooleanType,
+            default=False,
+            title="Customer details",
+            description=(
+                "Adds the stream customer_details: all that Homele knows of each "
+                "customer that changed, for one more request each."
+            ),
+        ),
+        th.Property(
             "emit_activate_version_messages",
             th.BooleanType,
             default=False,
@@ -219,9 +229,15 @@ class TapHomele(Tap):
         self.logger.warning("Stopped by %s.", signal.Signals(signum).name)
         sys.exit(128 + signum)
 
-    def discover_streams(self) -> list[CustomersStream]:
-        """Give the streams of the catalog."""
-        return [CustomersStream(tap=self)]
+    def discover_streams(self) -> list[HomeleStream]:
+        """Give the streams of the catalog.
+
+        Meltano selects all that are there, so the expensive one is there if asked for.
+        """
+        streams: list[HomeleStream] = [CustomersStream(tap=self)]
+        if self.config.get("customer_details"):
+            streams.append(CustomerDetailsStream(tap=self))
+        return streams
 
     @classmethod
     def invoke(cls, **kwargs: t.Any) -> None:

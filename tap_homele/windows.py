@@ -338,7 +338,7 @@ class Seen:
             before: Whoever was created, or changed, later, in UTC, may be new there.
         """
         if more and self.edge:
-            self._most //= 2  # there are more than this run has seen
+            self._most = max(1, self._most // 2)
         elif more:
             self._left_out = 0
         elif not page and window.overlap < BOTH_ENDS:
@@ -379,6 +379,12 @@ class Seen:
         if not known:
             yield Window(self._since)
             return
+        if self.edge:
+            # Of a resumed reading not all were seen: the running number tells how many
+            # there are, about. A window that is too small costs less than one too full.
+            there = max(self._numbers) - min(self._numbers) + 1
+            part = max(1 / 20, min(1, len(self._ids) / there))
+            self._most = max(1, int(part * self._most))
         newest = self._newest(known)
         if self._since:
             fits = known.count(self._since.toordinal(), known.last) <= self._most

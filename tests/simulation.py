@@ -49,21 +49,24 @@ class Replica:
     """What a target has: rows by id, each with the version that it came with."""
 
     rows: dict[int, tuple[Customer, int | None]] = field(default_factory=dict)
+    details: dict[int, tuple[Customer, int | None]] = field(default_factory=dict)
 
     def take(self, messages: list[Message]) -> None:
         for message in messages:
+            if message["type"] in {"RECORD", "ACTIVATE_VERSION"}:
+                is_list = message["stream"] == "customers"
+                table = self.rows if is_list else self.details
             if message["type"] == "RECORD":
                 record = message["record"]
-                self.rows[record["id"]] = (_stored(record), message.get("version"))
+                table[record["id"]] = (_stored(record), message.get("version"))
             elif message["type"] == "ACTIVATE_VERSION":
                 # A target deletes on arrival what has another version.
                 version = message["version"]
-                self.rows = {
-                    k: row for k, row in self.rows.items() if row[1] == version
-                }
+                for customer_id in [k for k, row in table.items() if row[1] != version]:
+                    del table[customer_id]
 
     def copy(self) -> Replica:
-        return Replica(dict(self.rows))
+        return Replica(dict(self.rows), dict(self.details))
 
 
 def _stored(record: Customer) -> Customer:
@@ -105,6 +108,8 @@ class Simulation:
     # How the tap reads the list, and the fault of the sandbox's cursor, if it has one.
     scan_by: str = "cursor"
     fault: str | None = None
+    # Whether it asks for details.
+    details: bool = False
     now: datetime = BEGINNING
     log: list[str] = field(default_factory=list)
 
@@ -138,6 +143,7 @@ class Simulation:
         self.sandbox.clear()
         self.sandbox.clock = self._clock
         self.sandbox.meanwhile = self._meanwhile
+        self.sandbox.meanwhile_detail = self._meanwhile
         self.sandbox.render = self._render
         self.busy = 0.0
         self.refresh_again = False
@@ -328,6 +334,7 @@ class Simulation:
         refresh = refresh or self.refresh_again
         if refresh:
             self.replica.rows.clear()
+            self.replica.details.clear()
         if refresh or not self._interrupted():
             self.there = set(self.sandbox.customers)
             # Nobody can see these before their next update, and it may come too late.
@@ -337,7 +344,11 @@ class Simulation:
         output = sync(
             self.sandbox,
             state=None if refresh else self.state,
-            catalog=catalog_of("FULL_TABLE" if self.full_table else "INCREMENTAL"),
+            catalog=catalog_of(
+                "FULL_TABLE" if self.full_table else "INCREMENTAL",
+                customer_details=self.details,
+            ),
+            customer_details=self.details,
             kill_after=kill_after,
             page_size=self.page_size,
             emit_activate_version_messages=self.full_table,
@@ -415,10 +426,27 @@ class Simulation:
                 self._fail(f"customer {customer_id} never arrived")
             elif {name: stored[0][name] for name in row} != _expected(row):
                 self._fail(f"customer {customer_id} is {stored[0]}, not {row}")
+            if self.details:
+                self._compare_details(customer_id, row)
+        self._compare_deleted()
+
+    def _compare_deleted(self) -> None:
+        source = self.sandbox.customers
         if self.scan_by == "created_date" and not self.fault:
             return  # a day that does not fit on a page is never certain to be whole
+        if self.full_table and self.details:
+            stay = set(self.replica.details) - set(source)
+            if stay:
+                self._fail(f"deleted: the details of {stay} stay")
         if self.full_table and set(self.replica.rows) != set(source):
             self._fail(f"deleted: {set(self.replica.rows) - set(source)} stay")
+
+    def _compare_details(self, customer_id: int, row: Customer) -> None:
+        found, _ = self.replica.details.get(customer_id, (None, None))
+        if found is None:
+            self._fail(f"the details of customer {customer_id} never arrived")
+        elif {name: found[name] for name in row} != _expected(row):
+            self._fail(f"the details of {customer_id} are {found}, not {row}")
 
     def _fail(self, what: str) -> None:
         raise LossError("\n".join([what, *self.log]))

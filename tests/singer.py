@@ -51,6 +51,10 @@ class Output:
     def ids(self) -> list[int]:
         return [record["id"] for record in self.records]
 
+    def records_of(self, stream: str) -> list[dict[str, Any]]:
+        records = self.of("RECORD")
+        return [message["record"] for message in records if message["stream"] == stream]
+
     @property
     def states(self) -> list[dict[str, Any]]:
         return [message["value"] for message in self.of("STATE")]
@@ -62,12 +66,14 @@ class Output:
 
     def validate(self) -> None:
         """Check each record against the schema that went before it."""
-        (schema,) = self.of("SCHEMA")
-        validator = Draft202012Validator(
-            schema["schema"], format_checker=FormatChecker()
-        )
-        for record in self.records:
-            validator.validate(record)
+        validators = {
+            message["stream"]: Draft202012Validator(
+                message["schema"], format_checker=FormatChecker()
+            )
+            for message in self.of("SCHEMA")
+        }
+        for message in self.of("RECORD"):
+            validators[message["stream"]].validate(message["record"])
 
 
 class KilledError(BaseException):
@@ -98,11 +104,13 @@ def config_for(sandbox: Sandbox, **settings: Any) -> dict[str, Any]:
     return needed | settings
 
 
-def catalog_of(method: str = "INCREMENTAL") -> Catalog:
-    """Give the catalog of the tap with another replication method."""
-    catalog = json.loads(TapHomele(validate_config=False).catalog_json_text)
+def catalog_of(method: str = "INCREMENTAL", **settings: Any) -> Catalog:
+    """Give the catalog of the tap with another replication method for customers."""
+    tap = TapHomele(config=settings, validate_config=False)
+    catalog = json.loads(tap.catalog_json_text)
     for stream in catalog["streams"]:
-        stream["replication_method"] = method
+        if stream["tap_stream_id"] == "customers":
+            stream["replication_method"] = method
     return Catalog.from_dict(catalog)
 
 

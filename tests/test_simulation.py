@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from datetime import datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,15 @@ def test_nothing_is_lost_by_windows(
         assert play(seed, scan_by=scan_by, fault=fault) is None, seed
 
 
-def lose(play: Callable[[int], str | None], start: int = 0) -> str:
+@pytest.mark.parametrize("scan_by", ["cursor", "auto", "created_date"])
+def test_no_details_are_lost(
+    play: Callable[..., str | None], request: pytest.FixtureRequest, scan_by: str
+) -> None:
+    for seed in range(request.config.getoption("histories") // 4):
+        assert play(seed, scan_by=scan_by, details=True) is None, seed
+
+
+def lose(play: Callable[..., str | None], start: int = 0) -> str:
     """Search for a history that ends in a loss, and give its log.
 
     ``start`` is where it was found last, to save time.
@@ -236,3 +245,13 @@ def test_the_version_at_the_end_is_needed(
     monkeypatch.delattr(CustomersStream, "_write_activate_version_message")
 
     assert "are gone from the replica" in lose(play, start=180)
+
+
+def test_the_mark_of_a_customer_whose_details_were_sent_on_is_needed(
+    play: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one that changed after it was asked for is not asked for again."""
+    monkeypatch.setattr(streams, "mark", lambda _: "always the same")
+    monkeypatch.setattr(streams, "DETAILS_PER_STATE", 1)
+
+    assert "the details of" in lose(partial(play, details=True))

@@ -29,6 +29,7 @@ STREETS = (
 LEAD_STATUSES = ("New", "Contacted", "Visited", "Negotiation", "Won", "Lost")
 LEAD_SOURCES = ("Website", "Facebook", "Walk-in", "Referral", "مكالمة هاتفية")
 OWNERS = ("Rawa", "Hiwa", "نور", "Dana", "شاخەوان")
+OCCUPATIONS = ("Engineer", "Teacher", "طبيب", "فرۆشیار")
 PRIORITIES = ("Low", "Medium", "High")
 COUNTRIES = ("Iraq", "Türkiye", "الأردن")
 CITIES = ("Erbil", "سلێمانی", "دهۆک", "بغداد", "Kirkuk", "Mosul")
@@ -110,4 +111,23 @@ def _customer(
         "created_at": spell(created_at),
         "updated_at": spell(updated_at),
         "last_activity_at": sometimes(spell(later(created_at)), 0.95),
+    }
+
+
+def details_of(customer: Customer) -> dict[str, Any]:
+    """Give what only the details of a customer say.
+
+    The vendor names ``occupation``; how the others are called is not known.
+    """
+    dice = random.Random(customer["id"])
+    changes = [(LEAD_STATUSES[0], customer["created_at"])]
+    if status := customer.get("lead_status"):
+        changes.append((status["name"], customer["updated_at"]))
+    return {
+        "occupation": dice.choice((*OCCUPATIONS, None)),
+        "real_estate_types": [{"id": 1, "name": dice.choice(("Villa", "شقة"))}],
+        "lead_status_history": [
+            {"lead_status": {"id": at, "name": name}, "changed_at": changed_at}
+            for at, (name, changed_at) in enumerate(changes)
+        ],
     }

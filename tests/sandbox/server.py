@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flask import Flask, Response, redirect, request
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from tests.sandbox.customers import Customer, make_customers, spell
+from tests.sandbox.customers import Customer, details_of, make_customers, spell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +80,12 @@ class Sandbox:
     clock: Callable[[], float] = time.time
     # Called before each list request is answered: what happens meanwhile.
     meanwhile: Callable[[], object] | None = None
+    # The same, before each request for the details of a customer.
+    meanwhile_detail: Callable[[], object] | None = None
+    # Answers to requests for details that take the place of the ordinary ones, by id.
+    detail_faults: dict[int, Callable[[], Response]] = field(default_factory=dict)
+    # How long an answer takes, in seconds.
+    latency: float = 0
     # How a customer is written: the API has more than one spelling of a time.
     render: Callable[[Customer], Customer] | None = None
     # What the list is sorted by, descending; no activity sorts as the oldest (MySQL).
@@ -127,6 +133,11 @@ class Sandbox:
     def urls(self) -> list[str]:
         """The paths and queries that were asked for, without the API's address."""
         return [logged.url.removeprefix(API_PATH) for logged in self.requests]
+
+    @property
+    def window_ends(self) -> float:
+        """When the last window of requests ends, by the sandbox's clock."""
+        return max(window.began for window in self._windows.values()) + self.window
 
     def now(self) -> str:
         return spell(datetime.fromtimestamp(self.clock(), tz=timezone.utc))
@@ -216,6 +227,7 @@ class Sandbox:
         return app
 
     def _before(self) -> None:
+        time.sleep(self.latency)
         logged = LoggedRequest(
             request.method,
             request.environ["RAW_URI"],
@@ -245,15 +257,20 @@ class Sandbox:
         return json_response(self.page())
 
     def _detail(self, customer_id: str) -> Response:
+        if self.meanwhile_detail:
+            self.meanwhile_detail()
         return self._guarded(lambda: self._customer(customer_id))
 
     def _customer(self, customer_id: str) -> Response:
-        customer = (
-            self.customers.get(int(customer_id)) if customer_id.isdecimal() else None
-        )
-        if customer is None:
-            return error(404, "Not Found.")
-        return json_response({"success": True, "data": customer})
+        with self._lock:
+            number = int(customer_id) if customer_id.isdecimal() else 0
+            customer = self.customers.get(number)
+            if customer is None:
+                return error(404, "Not Found.")
+            if fault := self.detail_faults.get(number):
+                return fault()
+            shown = self.render(customer) if self.render else customer
+            return json_response({"success": True, "data": shown | details_of(shown)})
 
     def _fault(self) -> Callable[[], Response] | None:
         for fault in self.faults:

@@ -1,0 +1,465 @@
+"""The details of each customer that changed: all of them, and none asked for twice."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from singer_sdk.exceptions import FatalAPIError
+
+from tap_homele import streams
+from tap_homele.streams import DETAILS_PER_STATE, CustomerDetailsStream
+from tap_homele.tap import TapHomele
+from tests.readme import block
+from tests.sandbox import Sandbox, faults
+from tests.sandbox.customers import details_of
+from tests.singer import Output, catalog_of, sync
+from tests.test_postgres import as_lines, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Serve
+    from tests.sandbox.server import LoggedRequest
+
+DETAILS = "customer_details"
+
+
+def read(sandbox: Sandbox, **options: Any) -> Output:
+    return sync(sandbox, customer_details=True, **options)
+
+
+def asked(sandbox: Sandbox) -> list[int]:
+    """Give the ids whose details were asked for."""
+    urls = [url for url in sandbox.urls if url.startswith("/customers/")]
+    return [int(url.rpartition("/")[2]) for url in urls]
+
+
+def ids(output: Output) -> list[int]:
+    return [record["id"] for record in output.records_of(DETAILS)]
+
+
+def logged(caplog: pytest.LogCaptureFixture, level: str = "INFO") -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelname == level and record.name.startswith("tap-homele.")
+    ]
+
+
+# Which, and what.
+
+
+def test_the_stream_is_there_only_if_it_is_asked_for() -> None:
+    def names(**settings: Any) -> list[str]:
+        tap = TapHomele(config=settings, validate_config=False)
+        return [entry["tap_stream_id"] for entry in tap.catalog_dict["streams"]]
+
+    assert names() == ["customers"]
+    assert names(customer_details=False) == ["customers"]
+    assert names(customer_details=True) == [DETAILS, "customers"]
+
+
+def test_the_columns_are_those_of_the_list_and_occupation() -> None:
+    columns = list(CustomerDetailsStream.schema["properties"])
+    listed = list(streams.CustomersStream.schema["properties"])
+
+    assert columns == [*listed[:-1], "occupation", "additional_properties"]
+    assert CustomerDetailsStream.schema["required"] == ["id"]
+
+
+@pytest.mark.parametrize("scan_by", ["cursor", "created_date", "auto"])
+def test_every_customer_that_the_list_sends_on_and_no_other(
+    serve: Serve, scan_by: str
+) -> None:
+    sandbox = serve(450)
+
+    first = read(sandbox, scan_by=scan_by)
+
+    assert sorted(ids(first)) == sorted(sandbox.customers)
+    assert Counter(asked(sandbox)) == Counter(list(sandbox.customers))
+    first.validate()
+    for record in first.records_of(DETAILS):
+        row = sandbox.customers[record["id"]]
+        details = details_of(row)
+        assert record == row | {
+            "occupation": details.pop("occupation"),
+            "additional_properties": details,
+        }
+    state = first.state["bookmarks"]
+    assert state[DETAILS] == {}
+    assert state["customers"]["scan"] == []
+
+    sandbox.requests.clear()
+    edited = sorted(sandbox.customers)[100:103]
+    for customer_id in edited:
+        sandbox.edit(customer_id, lead_status={"id": 5, "name": "Won"})
+    second = read(sandbox, scan_by=scan_by, state=first.state)
+
+    listed = {record["id"] for record in second.records_of("customers")}
+    assert set(edited) <= set(asked(sandbox)) == set(ids(second)) == listed
+
+
+def test_where_the_cursor_hides_customers_their_details_come_too(serve: Serve) -> None:
+    sandbox = serve(450, drops_nulls=True)
+
+    output = read(sandbox, scan_by="auto")
+
+    assert set(ids(output)) == set(sandbox.customers)
+
+
+def test_only_the_details(serve: Serve) -> None:
+    sandbox = serve(150)
+    catalog = catalog_of(customer_details=True)
+    catalog["customers"].metadata.root.selected = False
+
+    first = read(sandbox, catalog=catalog)
+    second = read(sandbox, catalog=catalog, state=first.state)
+
+    assert first.records_of("customers") == []
+    assert sorted(ids(first)) == sorted(sandbox.customers)
+    assert len(ids(second)) == 1
+
+
+def test_only_the_list(serve: Serve) -> None:
+    sandbox = serve(150)
+    catalog = catalog_of(customer_details=True)
+    catalog[DETAILS].metadata.root.selected = False
+
+    output = read(sandbox, catalog=catalog)
+
+    assert output.records_of(DETAILS) == []
+    assert asked(sandbox) == []
+    assert len(output.records_of("customers")) == 150
+
+
+def test_whom_a_stream_map_filters_out_costs_no_request(serve: Serve) -> None:
+    sandbox = serve(150)
+
+    read(
+        sandbox,
+        stream_maps={"customers": {"__filter__": "owner is not None"}},
+    )
+
+    owned = [row["id"] for row in sandbox.customers.values() if row["owner"]]
+    assert sorted(asked(sandbox)) == sorted(owned)
+
+
+def test_columns_that_are_not_selected_do_not_hide_a_change(serve: Serve) -> None:
+    """Whether details were sent on is told by the whole customer."""
+    sandbox = serve(150)
+    catalog = catalog_of(customer_details=True)
+    for name in ("updated_at", "address"):
+        catalog["customers"].metadata[("properties", name)].selected = False
+    whole = read(sandbox, catalog=catalog)
+    killed = read(sandbox, catalog=catalog, kill_after=len(whole.messages) // 2)
+    sent = [*killed.state["bookmarks"]["customers"]["scan"][0]["details"]]
+    sandbox.edit(int(sent[0]), address="Gulan Street 7")
+
+    again = read(sandbox, catalog=catalog, state=killed.state)
+
+    addresses = {r["id"]: r["address"] for r in again.records_of(DETAILS)}
+    assert addresses[int(sent[0])] == "Gulan Street 7"
+
+
+# What it costs.
+
+
+def test_the_messages_are_little_more_than_the_records(serve: Serve) -> None:
+    sandbox = serve(2000)
+    catalog = catalog_of(customer_details=True)
+    catalog["customers"].metadata.root.selected = False
+
+    output = read(sandbox, catalog=catalog)
+
+    size = sum(len(json.dumps(message)) for message in output.messages)
+    records = sum(len(json.dumps(message)) for message in output.of("RECORD"))
+    assert len(output.records) == 2000
+    assert size < 1.2 * records
+    assert len(output.of("SCHEMA")) == 20
+
+
+@pytest.mark.parametrize("latency", ["short", "long"])
+def test_one_429_makes_one_wait(
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    latency: str,
+) -> None:
+    """The list and the details share 60 requests a minute."""
+    caplog.set_level(logging.INFO)
+    clock = [float(int(time.time()))]
+    lock = threading.Lock()
+    sandbox = serve(130, rate_limit=60, clock=lambda: clock[0])
+
+    def sleep(seconds: float) -> None:
+        # All that wait for the same moment wake at the same moment.
+        with lock:
+            clock[0] = max(clock[0], sandbox.window_ends) if seconds > 1 else clock[0]
+
+    paused = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+    monkeypatch.setattr("backoff._sync.time", paused)
+    ours = SimpleNamespace(monotonic=lambda: clock[0])
+    monkeypatch.setattr("tap_homele.client.time", ours)
+    if latency == "long":
+        monkeypatch.setattr(streams, "QUICK", 1e-6)
+
+    output = read(sandbox)
+
+    assert sorted(ids(output)) == sorted(sandbox.customers)
+    # 2 pages, one that closes, 130 details: two windows are used up.
+    assert len(sandbox.requests) - len(rejected(sandbox)) == 133
+    waits = [line for line in logged(caplog) if "rate limit" in line]
+    assert len(waits) == 2
+    sent = 133 + len(rejected(sandbox))
+    assert f"{sent} requests" in logged(caplog)[-1]
+    assert ", 2 waits" in logged(caplog)[-1]
+
+
+def rejected(sandbox: Sandbox) -> list[LoggedRequest]:
+    return [request for request in sandbox.requests if request.status == 429]
+
+
+def test_the_log_says_how_many_and_how_long(
+    serve: Serve, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox = serve(150)
+    caplog.set_level(logging.INFO)
+    clock = [0.0]
+    monkeypatch.setattr(streams, "monotonic", lambda: clock[0])
+    sandbox.meanwhile_detail = lambda: clock.__setitem__(0, clock[0] + 1)
+
+    read(sandbox)
+
+    lines = [line for line in logged(caplog) if "etails of" in line]
+    page = "Asking for the details of the {} customers of a page that changed, one "
+    far = "Details of {} customers so far, 60 a minute. Of this page {} are left: {} "
+    unknown = "minutes. How many pages follow, Homele does not say."
+    assert lines == [
+        f"{page.format(100)}request each.",
+        f"{far.format(60, 40, 0.7)}{unknown}",
+        f"{page.format(50)}request each.",
+        f"{far.format(120, 30, 0.5)}{unknown}",
+        "Details of 150 customers were sent; 0 were deleted meanwhile.",
+    ]
+
+
+@pytest.mark.parametrize("latency", ["short", "long"])
+def test_slow_answers_are_waited_for_on_a_few_connections(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, latency: str
+) -> None:
+    sandbox = serve(150)
+    if latency == "long":
+        monkeypatch.setattr(streams, "QUICK", 1e-6)
+    under_way: list[int] = []
+    most = []
+
+    def meanwhile() -> None:
+        under_way.append(1)
+        most.append(len(under_way))
+        if latency == "long":
+            sandbox.stopped.wait(0.02)
+        under_way.pop()
+
+    sandbox.meanwhile_detail = meanwhile
+
+    output = read(sandbox)
+
+    listed = [record["id"] for record in output.records_of("customers")]
+    assert ids(output) == listed
+    assert (max(most) == 1) is (latency == "short")
+    assert max(most) <= streams.MOST_CONNECTIONS
+
+
+# What can go wrong.
+
+
+def test_whoever_was_deleted_meanwhile_is_passed_over(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    sandbox = serve(150)
+    gone = sorted(sandbox.customers)[40:80:5]
+    for customer_id in gone:
+        sandbox.detail_faults[customer_id] = faults.refused(404, "Not Found.")
+
+    output = read(sandbox)
+
+    assert set(ids(output)) == set(sandbox.customers) - set(gone)
+    assert "Details of 142 customers were sent; 8 were deleted meanwhile." in logged(
+        caplog
+    )
+    assert output.state["bookmarks"]["customers"]["scan"] == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (
+            faults.refused(403, "Insufficient permissions."),
+            (
+                "The token may read the list of customers, but not their details (403, "
+                "'Insufficient permissions.'). Give it the permission customer:read"
+            ),
+        ),
+        (faults.html(404), "There is no Homele API at this address (404, GET"),
+        (faults.refused(401, "Unauthenticated."), "Homele does not know the token"),
+        (
+            faults.body('{"success": true, "data": []}'),
+            "What Homele answered for customer {} is not an object",
+        ),
+        (
+            faults.body('{"success": true, "data": {"id": 1}}'),
+            "Homele was asked for customer {}, and answered with customer 1.",
+        ),
+        (
+            faults.body('{"success": true, "data": {"name": "Sara"}}'),
+            "What Homele answered for customer {} has no integer 'id'",
+        ),
+        (faults.refused(500, "Server Error"), "GET /api/v2/crm/customers/{} was"),
+    ],
+)
+@pytest.mark.usefixtures("waited")
+def test_an_answer_that_is_none_is_an_error_and_nothing_is_lost(
+    serve: Serve, answer: Any, sentence: str
+) -> None:
+    sandbox = serve(150)
+    faulty = sorted(sandbox.customers)[70]
+    sandbox.detail_faults[faulty] = answer
+    output = Output([])
+
+    with pytest.raises(FatalAPIError) as error:
+        read(sandbox, output=output)
+
+    assert str(error.value).startswith(sentence.format(faulty))
+    sandbox.detail_faults.clear()
+    again = read(sandbox, state=output.state)
+    assert set(ids(output)) | set(ids(again)) == set(sandbox.customers)
+    assert len(ids(output)) + len(ids(again)) <= 150 + DETAILS_PER_STATE
+
+
+def test_no_details_at_all_is_an_error(serve: Serve) -> None:
+    sandbox = serve(150)
+    for customer_id in sandbox.customers:
+        sandbox.detail_faults[customer_id] = faults.refused(404, "Not Found.")
+
+    with pytest.raises(FatalAPIError, match="no details of 20 customers in a row"):
+        read(sandbox)
+
+
+# Between runs.
+
+
+@pytest.mark.parametrize("scan_by", ["cursor", "created_date"])
+def test_after_a_kill_what_was_not_confirmed_is_asked_for_and_nothing_else(
+    serve: Serve, scan_by: str
+) -> None:
+    sandbox = serve(250)
+    whole = read(sandbox, scan_by=scan_by)
+    for kill_after in range(5, len(whole.messages), 37):
+        sandbox.requests.clear()
+        killed = read(sandbox, scan_by=scan_by, kill_after=kill_after)
+        stored = [
+            at
+            for at, message in enumerate(killed.messages)
+            if message["type"] == "STATE"
+        ]
+        confirmed = Output(killed.messages[: stored[-1] + 1 if stored else 0])
+        before = asked(sandbox)
+        sandbox.requests.clear()
+
+        again = read(sandbox, scan_by=scan_by, state=killed.state if stored else None)
+
+        assert set(ids(confirmed)) | set(ids(again)) == set(sandbox.customers)
+        assert set(asked(sandbox)).isdisjoint(ids(confirmed)), kill_after
+        assert len(set(asked(sandbox)) & set(before)) <= DETAILS_PER_STATE
+
+
+def test_whoever_changed_meanwhile_is_asked_for_again(serve: Serve) -> None:
+    sandbox = serve(50)
+    killed = read(sandbox, kill_after=50 + 2 + 45)
+    (checkpoint,) = killed.state["bookmarks"]["customers"]["scan"]
+    sent = [int(customer_id) for customer_id in checkpoint["details"]]
+    assert len(sent) == 40
+    sandbox.edit(sent[3], address="Gulan Street 7")
+    sandbox.requests.clear()
+
+    again = read(sandbox, state=killed.state)
+
+    assert set(asked(sandbox)) == set(sandbox.customers) - set(sent) | {sent[3]}
+    addresses = {r["id"]: r["address"] for r in again.records_of(DETAILS)}
+    assert addresses[sent[3]] == "Gulan Street 7"
+
+
+def test_another_list_is_asked_for_from_the_beginning(serve: Serve) -> None:
+    sandbox = serve(50)
+    killed = read(sandbox, kill_after=50 + 2 + 45)
+    sandbox.requests.clear()
+
+    read(sandbox, state=killed.state, filter_owner_ids=[1])
+
+    owned = [
+        row["id"]
+        for row in sandbox.customers.values()
+        if row["owner"] and row["owner"]["id"] == 1
+    ]
+    assert sorted(asked(sandbox)) == sorted(owned)
+
+
+def test_deleted_customers_go_from_both_tables(serve: Serve) -> None:
+    sandbox = serve(150)
+
+    output = read(
+        sandbox,
+        catalog=catalog_of("FULL_TABLE", customer_details=True),
+        emit_activate_version_messages=True,
+    )
+
+    messages = output.of("ACTIVATE_VERSION")
+    assert [message["stream"] for message in messages] == ["customers", DETAILS]
+    assert {message["version"] for message in messages} == {
+        message["version"] for message in output.of("RECORD")
+    }
+    last = max(at for at, m in enumerate(output.messages) if m["type"] == "RECORD")
+    assert output.messages.index(messages[0]) > last
+
+
+def test_an_incremental_run_deletes_no_details(serve: Serve) -> None:
+    sandbox = serve(150)
+
+    output = read(sandbox, emit_activate_version_messages=True)
+
+    assert output.of("ACTIVATE_VERSION") == []
+
+
+# The history, as the README turns it into rows.
+
+
+def test_the_history_becomes_rows(
+    serve: Serve, tmp_path: Path, postgres_url: str
+) -> None:
+    sandbox = serve(120)
+    output = read(sandbox)
+    load(as_lines(output), postgres_url, tmp_path, "tap_homele")
+    sql = block("## Customer details", "sql")
+
+    with psycopg.connect(postgres_url) as connection:
+        for statement in sql.split(";"):
+            if statement.strip():
+                cursor = connection.execute(statement)
+        rows = cursor.fetchall()
+
+    expected = [
+        (row["id"], change["lead_status"]["name"], change["changed_at"])
+        for row in sandbox.customers.values()
+        for change in details_of(row)["lead_status_history"]
+    ]
+    found = [(id_, status, f"{at.isoformat()}+00:00") for id_, status, at in rows]
+    assert sorted(found) == sorted(expected)
