@@ -16,6 +16,7 @@ import psycopg
 import pytest
 import yaml
 
+from tests.sandbox.customers import details_of
 from tests.singer import clean_environment
 from tests.test_demo import MODULE, alive, environment, leave, port, wait_until_gone
 from tests.test_postgres import in_utc, table
@@ -96,6 +97,7 @@ def test_the_demo_keeps_away_from_a_real_account(project: Path) -> None:
             "      stream_maps:\n"
             "        customers:\n"
             "          email1: sha256(config['hash_seed'] + email1)\n",
+            1,
         )
     )
     (project / ".env").write_text(
@@ -293,6 +295,46 @@ def test_interrupted_and_refreshed(
     assert state.pop("scan_by") == "cursor"
     assert set(state) == {"asked", "replication_key", "replication_key_value"}
     assert table(postgres_url, "tap_homele") == in_utc(sandbox)
+
+
+def test_details_go_on_within_a_page(
+    project: Path, serve: Serve, postgres_url: str
+) -> None:
+    """The tap is killed while it waits for the details of the 75th customer."""
+    sandbox = serve(150)
+    use(project, sandbox, postgres_url)
+    with (project / ".env").open("a") as env:
+        env.write("TAP_HOMELE_CUSTOMER_DETAILS=true\n")
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS tap_homele CASCADE")
+
+    def details() -> list[str]:
+        return [url for url in sandbox.urls if url.startswith("/customers/")]
+
+    sandbox.meanwhile_detail = lambda: (
+        kill_the_tap(project) if len(details()) == 75 else None
+    )
+    killed = meltano(project, "run", *PIPELINE)
+    assert killed.returncode != 0
+    asked = details()
+    assert len(asked) == 75
+    sandbox.requests.clear()
+    sandbox.meanwhile_detail = None
+
+    result = meltano(project, "run", *PIPELINE)
+
+    assert result.returncode == 0, result.stdout
+    # A state was written after 60; what came after it is asked for again.
+    assert set(details()).isdisjoint(asked[:60])
+    assert len(details()) == 150 - 60
+    with psycopg.connect(postgres_url) as connection:
+        rows = connection.execute(
+            "SELECT id, name, occupation FROM tap_homele.customer_details"
+        ).fetchall()
+    assert {row[0]: (row[1], row[2]) for row in rows} == {
+        row["id"]: (row["name"], details_of(row)["occupation"])
+        for row in sandbox.customers.values()
+    }
 
 
 def state_of(project: Path) -> dict[str, Any]:
