@@ -668,6 +668,9 @@ class CustomersStream(CustomerStream):
             if self._child and self._child.asked % DETAILS_PER_STATE == 0:
                 save()
 
+        # The SDK writes states of its own meanwhile. Without a checkpoint, they would make
+        # a full refresh that is interrupted look as if it had not begun.
+        save()
         self._child.read([*left], sent)
         save()
 
@@ -786,6 +789,8 @@ class CustomersStream(CustomerStream):
         if self.version is not None and scan.closed:
             self.activate_version()
             if self._child:
+                # Its table is to be emptied too, where the list is empty.
+                self._child.read([], lambda _: None)
                 self._child.activate_version()
         elif self.version is not None:
             self.logger.warning("So no customer is marked as deleted in this run.")
@@ -859,11 +864,12 @@ class CustomerDetailsStream(CustomerStream):
         """
         if self._began is None:
             self._began = self._reported = monotonic()
-        self.logger.info(
-            "Asking for the details of the %d customers of a page that changed, one "
-            "request each.",
-            len(customer_ids),
-        )
+        if customer_ids:
+            self.logger.info(
+                "Asking for the details of the %d customers of a page that changed, "
+                "one request each.",
+                len(customer_ids),
+            )
         self._customer_ids, self._sent = customer_ids, sent
         self.sync()
 

@@ -435,6 +435,17 @@ def test_deleted_customers_go_from_both_tables(serve: Serve) -> None:
     assert output.messages.index(messages[0]) > last
 
 
+def test_when_all_are_deleted_both_tables_are_emptied(serve: Serve) -> None:
+    output = read(
+        serve(0),
+        catalog=catalog_of("FULL_TABLE", customer_details=True),
+        emit_activate_version_messages=True,
+    )
+
+    messages = output.of("ACTIVATE_VERSION")
+    assert [message["stream"] for message in messages] == ["customers", DETAILS]
+
+
 def test_an_incremental_run_deletes_no_details(serve: Serve) -> None:
     sandbox = serve(150)
 
