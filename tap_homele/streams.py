@@ -668,8 +668,8 @@ class CustomersStream(CustomerStream):
             if self._child and self._child.asked % DETAILS_PER_STATE == 0:
                 save()
 
-        # The SDK writes states of its own meanwhile. Without a checkpoint in them, a full
-        # refresh that is interrupted would look as if it had not begun.
+        # The SDK writes states of its own meanwhile. Without a checkpoint in them, a
+        # full refresh that is interrupted would look as if it had not begun.
         save()
         self._child.read([*left], sent)
         save()
