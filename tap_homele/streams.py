@@ -483,6 +483,10 @@ class CustomersStream(CustomerStream):
         checked = 0
         for window in seen.windows(dice):
             self._window, self._shown = window, ([], False)
+            filters = self._window_filters()
+            first, last = filters["filter[date_from]"], filters["filter[date_to]"]
+            if first and last and first > last:
+                continue  # the filters leave nothing of it
             try:
                 for _ in self._read_pass():
                     pass
@@ -490,7 +494,8 @@ class CustomersStream(CustomerStream):
                 raise
             except FatalAPIError as error:
                 self._way = None
-                self._evidence = "none, a window could not be read"
+                scan.closed = False
+                self._evidence = "could not be looked for"
                 self.logger.warning(
                     "Whether the cursor hides customers could not be checked: %s", error
                 )
@@ -505,12 +510,15 @@ class CustomersStream(CustomerStream):
                 break
         else:
             self._evidence = f"none among {checked} of sampled days"
-            self._tell_what_is_unchecked(seen)
+            self._tell_what_is_unchecked(seen, checked)
         self._window = self._shown = None
 
-    def _tell_what_is_unchecked(self, seen: Seen) -> None:
-        if unchecked := seen.unchecked():
+    def _tell_what_is_unchecked(self, seen: Seen, checked: int) -> None:
+        unchecked = seen.unchecked()
+        if unchecked:
             self._scan.closed = False
+            if not checked:
+                self._way = None
             self.logger.warning(
                 "Whether the cursor hides customers cannot be told of days on which "
                 "more were created than fit on a page: up to %d may be missing there. "
