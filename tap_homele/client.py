@@ -395,6 +395,7 @@ class HomeleStream(RESTStream[str | None]):
     waits = 0
     seconds_waited = 0.0
     _waiting_until = 0.0
+    _waiting: int | None = None
     # Whether anybody has answered at all.
     _answered = False
 
@@ -599,10 +600,10 @@ class HomeleStream(RESTStream[str | None]):
             details: From python-backoff: the failure, and the seconds to wait.
         """
         failure = details["exception"]
-        until = time.monotonic() + details["wait"]
-        if until < self._waiting_until + 1:
+        until, thread = time.monotonic() + details["wait"], threading.get_ident()
+        if until < self._waiting_until + 1 and thread != self._waiting:
             return  # another connection has met the same limit, and waits as well
-        self._waiting_until = until
+        self._waiting_until, self._waiting = until, thread
         self.waits += 1
         self.seconds_waited += details["wait"]
         seconds = f"{details['wait']:.0f} s"

@@ -367,7 +367,7 @@ def test_after_a_kill_what_was_not_confirmed_is_asked_for_and_nothing_else(
 ) -> None:
     sandbox = serve(250)
     whole = read(sandbox, scan_by=scan_by)
-    for kill_after in range(5, len(whole.messages), 37):
+    for kill_after in range(5, len(whole.messages), 61):
         sandbox.requests.clear()
         killed = read(sandbox, scan_by=scan_by, kill_after=kill_after)
         stored = [

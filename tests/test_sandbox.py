@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from tests.sandbox import faults
+from tests.sandbox.customers import details_of
 from tests.sandbox.server import Token
 
 if TYPE_CHECKING:
@@ -175,7 +176,11 @@ def test_one_customer(serve: Serve) -> None:
 
     body = get(sandbox, f"/customers/{customer_id}").json()
 
-    assert body == {"success": True, "data": sandbox.customers[customer_id]}
+    row = sandbox.customers[customer_id]
+    assert body == {"success": True, "data": row | details_of(row)}
+    assert set(body["data"]) - set(row) == {
+        *("occupation", "real_estate_types", "lead_status_history")
+    }
     missing = get(sandbox, "/customers/999999")
     assert missing.status_code == 404
     assert missing.json() == {"success": False, "message": "Not Found."}

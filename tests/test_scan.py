@@ -498,7 +498,7 @@ STALE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "no cursor": (
         lambda state: state["scan"][0].update(cursor=None),
-        "its list has one page",
+        "it was on the first page",
     ),
     "an empty cursor": (
         lambda state: state["scan"][0].update(cursor=""),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tap_homele import records, scan, streams
 from tap_homele.scan import Scan
-from tap_homele.streams import CustomersStream
+from tap_homele.streams import CustomerStream
 from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox
 from tests.simulation import LossError, Simulation
@@ -95,7 +95,7 @@ def test_nothing_is_lost_by_windows(
 def test_no_details_are_lost(
     play: Callable[..., str | None], request: pytest.FixtureRequest, scan_by: str
 ) -> None:
-    for seed in range(request.config.getoption("histories") // 4):
+    for seed in range(request.config.getoption("histories") // 12):
         assert play(seed, scan_by=scan_by, details=True) is None, seed
 
 
@@ -242,7 +242,7 @@ def test_one_spelling_of_times_is_needed(
 def test_the_version_at_the_end_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(CustomersStream, "_write_activate_version_message")
+    monkeypatch.delattr(CustomerStream, "_write_activate_version_message")
 
     assert "are gone from the replica" in lose(play, start=180)
 

@@ -621,7 +621,7 @@ def test_what_no_number_tells_is_found(serve: Serve) -> None:
     rows = list(sandbox.customers.values())
     for row in rows:
         row["last_activity_at"] = row["last_activity_at"] or row["updated_at"]
-    hidden_import(rows[2700:], lambda at: rows[1000 + at]["created_at"])
+    hidden_import(rows[2700:], lambda at: rows[9 * at]["created_at"])
 
     output = sync(sandbox, scan_by="auto")
 
