@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import random
 import typing as t
 from collections import deque
@@ -150,6 +151,9 @@ class CustomerStream(HomeleStream):
     # Records fit the schema already: there is nothing left for the SDK to conform.
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
 
+    # Whether the vendor says that there are fields whose names are not known.
+    has_more_fields = False
+
     # The version to activate when the scan is closed.
     version: int | None = None
 
@@ -158,7 +162,11 @@ class CustomerStream(HomeleStream):
         """Makes records of rows, and warns of what does not fit."""
 
         def notice(field: str, customer_id: int) -> None:
-            self.logger.warning(
+            is_expected = (
+                self.has_more_fields and field not in self.schema["properties"]
+            )
+            self.logger.log(
+                logging.INFO if is_expected else logging.WARNING,
                 "'%s' does not fit a column, first in customer %d: it is kept in %s.",
                 printable(field),
                 customer_id,
@@ -245,8 +253,12 @@ class CustomersStream(CustomerStream):
 
     @property
     def asked(self) -> str:
-        """The fingerprint of the list that is read."""
-        return fingerprint(self.url_base, self.filters)
+        """The fingerprint of the list that is read, and of what is asked for with it.
+
+        Details that are new are those of all customers, not only of those that change.
+        """
+        details = {"customer_details": True} if self._child else {}
+        return fingerprint(self.url_base, self.filters | details)
 
     def get_http_request(self, *, page: PageContext[str | None]) -> HTTPRequest:
         """Ask for a page of the list.
@@ -315,8 +327,8 @@ class CustomersStream(CustomerStream):
             # Another list may have another cursor.
             state.pop("scan_by", None)
             self.logger.warning(
-                "The filters or the address are not those of the last run: reading "
-                "all customers."
+                "The filters, the address or the streams are not those of the last "
+                "run: reading all customers that match."
             )
         elif setting == CREATED_DATE != known:
             self.logger.warning(
@@ -749,6 +761,12 @@ class CustomersStream(CustomerStream):
             "top of the list.",
             reason,
         )
+        if self._scan.details:
+            self.logger.info(
+                "The details of %d customers are there already: they are not asked "
+                "for again.",
+                len(self._scan.details),
+            )
         self._scan.restart()
         self._resumed_after = None
 
@@ -812,7 +830,7 @@ class CustomersStream(CustomerStream):
         child = self._child
         if child:
             self.logger.info(
-                "Details of %d customers were sent; %d were deleted meanwhile.",
+                "Details sent: %d. Customers that were deleted meanwhile: %d.",
                 child.asked - child.gone,
                 child.gone,
             )
@@ -838,6 +856,7 @@ class CustomerDetailsStream(CustomerStream):
     name = "customer_details"
     path = "/customers/{customer_id}"
     parent_stream_type = CustomersStream
+    has_more_fields = True
     # Otherwise the SDK would make a full table of the list.
     ignore_parent_replication_key = False
     # Nothing is kept for each customer: the checkpoint of the list has it all.
@@ -874,8 +893,8 @@ class CustomerDetailsStream(CustomerStream):
             self._began = self._reported = monotonic()
         if customer_ids:
             self.logger.info(
-                "Asking for the details of the %d customers of a page that changed, "
-                "one request each.",
+                "Asking for the details of customers of this page: %d, one request "
+                "each.",
                 len(customer_ids),
             )
         self._customer_ids, self._sent = customer_ids, sent
@@ -899,7 +918,7 @@ class CustomerDetailsStream(CustomerStream):
         left = len(self._customer_ids)
         while left:
             for customer_id in itertools.islice(
-                waiting, self._connections - len(under_way)
+                waiting, max(0, self._connections - len(under_way))
             ):
                 request = self.build_prepared_request(
                     method="GET",
@@ -997,8 +1016,8 @@ class CustomerDetailsStream(CustomerStream):
         self._reported = now
         per_minute = 60 * self.asked / (now - self._began)
         self.logger.info(
-            "Details of %d customers so far, %.0f a minute. Of this page %d are left: "
-            "%.1f minutes. How many pages follow, Homele does not say.",
+            "Details so far: %d, %.0f a minute. Left of this page: %d, %.1f minutes. "
+            "How many pages follow, Homele does not say.",
             self.asked,
             per_minute,
             left,

@@ -67,6 +67,41 @@ def test_the_stream_is_there_only_if_it_is_asked_for() -> None:
     assert names(customer_details=True) == [DETAILS, "customers"]
 
 
+def test_details_that_are_new_are_those_of_all_customers(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox = serve(150)
+    without = sync(sandbox)
+    assert len(without.records) == 150
+
+    first = read(sandbox, state=without.state)
+
+    assert set(ids(first)) == set(sandbox.customers)
+    (warning,) = logged(caplog, "WARNING")
+    assert "the streams are not those of the last run" in warning
+    assert len(ids(read(sandbox, state=first.state))) == 1
+
+    # The same where the scan without them was interrupted.
+    killed = sync(sandbox, kill_after=120)
+    assert set(ids(read(sandbox, state=killed.state))) == set(sandbox.customers)
+
+
+def test_fields_that_the_vendor_announces_are_no_warning(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    sandbox = serve(3)
+    for row in sandbox.customers.values():
+        row["phone1"] = {"number": "0750"}
+
+    read(sandbox)
+
+    (details, listed) = (line for line in logged(caplog, "WARNING") if "fit" in line)
+    assert details.startswith("'phone1' does not fit a column")
+    assert listed.startswith("'phone1' does not fit a column")
+    assert any("'lead_status_history' does not" in line for line in logged(caplog))
+
+
 def test_the_columns_are_those_of_the_list_and_occupation() -> None:
     columns = list(CustomerDetailsStream.schema["properties"])
     listed = list(streams.CustomersStream.schema["properties"])
@@ -242,33 +277,35 @@ def test_the_log_says_how_many_and_how_long(
 
     read(sandbox)
 
-    lines = [line for line in logged(caplog) if "etails of" in line]
-    page = "Asking for the details of the {} customers of a page that changed, one "
-    far = "Details of {} customers so far, 60 a minute. Of this page {} are left: {} "
-    unknown = "minutes. How many pages follow, Homele does not say."
+    lines = [line for line in logged(caplog) if line.startswith(("Asking", "Details"))]
+    page = "Asking for the details of customers of this page: {}, one request each."
+    far = "Details so far: {}, 60 a minute. Left of this page: {}, {} minutes. "
+    unknown = "How many pages follow, Homele does not say."
     assert lines == [
-        f"{page.format(100)}request each.",
+        page.format(100),
         f"{far.format(60, 40, 0.7)}{unknown}",
-        f"{page.format(50)}request each.",
+        page.format(50),
         f"{far.format(120, 30, 0.5)}{unknown}",
-        "Details of 150 customers were sent; 0 were deleted meanwhile.",
+        "Details sent: 150. Customers that were deleted meanwhile: 0.",
     ]
 
 
-@pytest.mark.parametrize("latency", ["short", "long"])
+@pytest.mark.parametrize("latency", ["short", "long", "changing"])
 def test_slow_answers_are_waited_for_on_a_few_connections(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, latency: str
 ) -> None:
     sandbox = serve(150)
     if latency == "long":
         monkeypatch.setattr(streams, "QUICK", 1e-6)
+    elif latency == "changing":
+        monkeypatch.setattr(streams, "QUICK", 0.01)
     under_way: list[int] = []
     most = []
 
     def meanwhile() -> None:
         under_way.append(1)
         most.append(len(under_way))
-        if latency == "long":
+        if latency == "long" or (latency == "changing" and len(most) % 20 < 5):
             sandbox.stopped.wait(0.02)
         under_way.pop()
 
@@ -297,7 +334,7 @@ def test_whoever_was_deleted_meanwhile_is_passed_over(
     output = read(sandbox)
 
     assert set(ids(output)) == set(sandbox.customers) - set(gone)
-    assert "Details of 142 customers were sent; 8 were deleted meanwhile." in logged(
+    assert "Details sent: 142. Customers that were deleted meanwhile: 8." in logged(
         caplog
     )
     assert output.state["bookmarks"]["customers"]["scan"] == []

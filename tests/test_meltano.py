@@ -254,7 +254,7 @@ def test_interrupted_and_refreshed(
     assert result.returncode == 0, result.stdout
     assert "Going on with the scan of" in result.stdout
     assert sandbox.urls[6] == asked[5]
-    assert len(sandbox.urls) == 6 + 5 + 1
+    assert len(pages(sandbox)) == 6 + 5 + 1
     assert table(postgres_url, "tap_homele") == in_utc(sandbox)
 
     # Meltano keeps the bookmark of before beside the checkpoint of a full refresh that
@@ -267,7 +267,7 @@ def test_interrupted_and_refreshed(
     result = meltano(project, "run", *PIPELINE)
     assert result.returncode == 0, result.stdout
     assert sandbox.urls[4] == asked[3]
-    assert len(sandbox.urls) == 4 + 7 + 1
+    assert len(pages(sandbox)) == 4 + 7 + 1
     assert table(postgres_url, "tap_homele") == in_utc(sandbox)
 
     # And it merges the state of one that ends well into that of the run before, which
@@ -335,6 +335,11 @@ def test_details_go_on_within_a_page(
         row["id"]: (row["name"], details_of(row)["occupation"])
         for row in sandbox.customers.values()
     }
+
+
+def pages(sandbox: Sandbox) -> list[str]:
+    """Give the requests for pages of the list, without those of the check."""
+    return [url for url in sandbox.urls if "date_" not in url]
 
 
 def state_of(project: Path) -> dict[str, Any]:

@@ -758,8 +758,8 @@ def test_other_filters_read_everything(
     assert len(second.ids) > len(first.ids) or settings == {"filter_owner_ids": [2]}
     assert (
         caplog.messages.count(
-            "The filters or the address are not those of the last run: reading all "
-            "customers."
+            "The filters, the address or the streams are not those of the last run: "
+            "reading all customers that match."
         )
         == 1
     )
