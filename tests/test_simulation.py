@@ -171,7 +171,7 @@ def test_closing_the_scan_until_it_holds_still_is_needed(
 
     monkeypatch.setattr(Scan, "reopen", once)
 
-    assert lose(play, start=630)
+    assert lose(play, start=980)
 
 
 def test_the_start_that_is_carried_over_is_needed(
@@ -254,4 +254,4 @@ def test_the_mark_of_a_customer_whose_details_were_sent_on_is_needed(
     monkeypatch.setattr(streams, "mark", lambda _: "always the same")
     monkeypatch.setattr(streams, "DETAILS_PER_STATE", 1)
 
-    assert "the details of" in lose(partial(play, details=True))
+    assert "the details of" in lose(partial(play, details=True), start=160)
