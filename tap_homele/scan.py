@@ -338,16 +338,15 @@ class Scan:
             self.bookmark = bookmark
         if not same_list:
             raise ValueError("it read with other filters, or from another address")
-        # A customer that has not changed has the same details, wherever it is read.
-        self.details = details
         if not owed:
             raise ValueError("it began at a later bookmark")
-        if cursor is None and windows is None:
+        if cursor is None and windows is None and not details:
             raise ValueError("it was on the first page")
         if local_time() - datetime.fromisoformat(started) > RESUMABLE:
             raise ValueError(f"it began more than {RESUMABLE.days} days ago")
         self.cursor, self.windows, self.started = cursor, windows, started
         self.newest, self.edge = newest, edge
+        self.details = details
 
     def follows(self, record: Record) -> bool:
         """Tell whether a page goes on where an earlier run was interrupted.

@@ -45,9 +45,9 @@ AUTO, CURSOR, CREATED_DATE = "auto", "cursor", "created_date"
 
 # A state is written after so many details: a third of what the API gives in a minute.
 DETAILS_PER_STATE = 20
-# So many customers whose details were sent on are kept in it: a page.
-DETAILS_KEPT = 100
-# So many customers in a row who all have no details are not all deleted.
+# Of so many customers that may come again it is kept that theirs were sent on.
+DETAILS_KEPT = 1000
+# If so many have no details, and nobody has, they are not all deleted.
 MOST_GONE = 20
 
 # The budget is a request a second. Where an answer takes longer than this, in seconds,
@@ -231,6 +231,10 @@ class CustomersStream(CustomerStream):
     _in_the_head: set[str]
     # Those of the page that a later run begins with.
     _kept: dict[str, str]
+    # The windows that are left, that which is read included.
+    _windows_left: dict[str, t.Any] | None = None
+    # Whether it is the details that fail, if something fails.
+    _reading_details = False
     # The page that a later run begins with, while details are read: its cursor, and the
     # last customer before it.
     _page: tuple[str | None, tuple[str, int] | None] = (None, None)
@@ -376,7 +380,7 @@ class CustomersStream(CustomerStream):
         self._scan = Scan(bookmark=records.utc(bookmark), asked=self.asked)
         self._resume()
         self._details = self._scan.details
-        self._in_the_head, self._kept = set(), {}
+        self._in_the_head, self._kept = set(self._details), {}
         if self._windows is None:
             yield from self._read_by_cursor()
         if self._windows is not None:
@@ -399,7 +403,7 @@ class CustomersStream(CustomerStream):
                 raise
             except FatalAPIError as error:
                 # A cursor that always fails must not hold up every run to come.
-                if not self._scan.resumed or self._scan.pages:
+                if self._reading_details or not self._scan.resumed or self._scan.pages:
                     raise
                 self._restart(f"its next page cannot be read ({error})")
                 yield from self._read_pass()
@@ -408,6 +412,8 @@ class CustomersStream(CustomerStream):
             self._tell_if_open()
         except ServerError:
             if self.config["scan_by"] != AUTO or not self._scan.pages:
+                raise
+            if self._reading_details:
                 raise
             self._leave_the_cursor("Homele fails to follow its own cursor.")
         else:
@@ -430,7 +436,7 @@ class CustomersStream(CustomerStream):
         too_full: list[str] = []
         cut_off: list[str] = []
         while window := windows.next(self._today):
-            self._window = window
+            self._window, self._windows_left = window, windows.checkpoint()
             self._scan = self._scan.within()
             try:
                 yield from self._read_pass()
@@ -439,6 +445,8 @@ class CustomersStream(CustomerStream):
                     yield from self._read_pass()
             except ServerError:
                 if not window.by_cursor or not self._scan.pages:
+                    raise
+                if self._reading_details:
                     raise
                 customers = self._scan.customers
                 cut_off.append(str(window))
@@ -614,11 +622,14 @@ class CustomersStream(CustomerStream):
         # The last page adds nothing to go on with. If it is the only one, it still has
         # to be said that a scan, which may be a full refresh, has not ended.
         begun = self.get_context_state(None).get("scan")
-        if next_cursor and not scan.over_head:
-            for customer_id in self._details.keys() - self._in_the_head:
-                del self._details[customer_id]
+        if next_cursor and not scan.over_head and self._seen is None:
+            # If the cursor turns out to hide customers, all of them come again.
+            self._details = {
+                k: v for k, v in self._details.items() if k in self._in_the_head
+            }
         goes_on = not scan.over_head and (next_cursor or not begun)
-        self._save(scan.checkpoint(next_cursor) if goes_on else None)
+        checkpoint = scan.checkpoint(next_cursor, details=self._recent)
+        self._save(checkpoint if goes_on else None)
 
     @property
     def _child(self) -> CustomerDetailsStream | None:
@@ -672,12 +683,13 @@ class CustomersStream(CustomerStream):
             return
         if not self._scan.over_head:
             self._page = self._paginator.current_value, edge
-
-        kept = self._kept if self._scan.over_head else {}
+        # A window is read from its beginning again, and so all of its pages are.
+        goes_on = self._scan.over_head or (self._windows and self._scan.pages)
+        kept = self._kept if goes_on else self._recent
 
         def save() -> None:
-            cursor, edge = self._page
-            windows = self._windows.checkpoint() if self._windows else None
+            cursor, edge = (None, None) if self._windows else self._page
+            windows = self._windows_left if self._windows else None
             done = wanted.keys() & self._details.keys()
             self._kept = kept | {k: self._details[k] for k in done}
             self._save(self._scan.checkpoint(cursor, windows, self._kept, edge))
@@ -691,8 +703,16 @@ class CustomersStream(CustomerStream):
         # The SDK writes states of its own meanwhile. Without a checkpoint in them, a
         # full refresh that is interrupted would look as if it had not begun.
         save()
+        self._reading_details = True
         self._child.read([*left], sent)
+        self._reading_details = False
         save()
+
+    @property
+    def _recent(self) -> dict[str, str]:
+        """Those that the head of the list will hold again, as the state keeps them."""
+        recent = [k for k in self._details if k in self._in_the_head]
+        return {k: self._details[k] for k in recent[-DETAILS_KEPT:]}
 
     @property
     def _latest(self) -> dict[str, str]:
@@ -733,6 +753,8 @@ class CustomersStream(CustomerStream):
             except ValueError as reason:
                 self._restart(str(reason))
             else:
+                # Until there is another: the last page, and the head, give none.
+                state["scan"] = checkpoints
                 self._resumed_after = self._scan.edge
                 self.logger.info(
                     "Going on with the scan of %s, which was interrupted.",
@@ -761,12 +783,6 @@ class CustomersStream(CustomerStream):
             "top of the list.",
             reason,
         )
-        if self._scan.details:
-            self.logger.info(
-                "The details of %d customers are there already: they are not asked "
-                "for again.",
-                len(self._scan.details),
-            )
         self._scan.restart()
         self._resumed_after = None
 
@@ -783,6 +799,11 @@ class CustomersStream(CustomerStream):
         """
         if not self.is_incremental:
             return
+        batches = self.get_batch_config(self.config)
+        if batches and self._child:
+            # The SDK writes a state with each batch of details, when customers that
+            # came before them wait in a batch that is not full yet.
+            checkpoint = None
         scan = self._scan
         state = self.get_context_state(None)
         # Also where it is None: Meltano merges the states of a full refresh, which asks
@@ -799,7 +820,7 @@ class CustomersStream(CustomerStream):
             state["scan"] = [checkpoint]
         # A batch that is not full yet is not written yet: there the SDK writes the
         # state, after each batch.
-        if not self.get_batch_config(self.config):
+        if not batches:
             self._tap.state_writer.write_state(self.tap_state)
 
     def _close(self) -> None:
@@ -812,15 +833,19 @@ class CustomersStream(CustomerStream):
         state["scan_by"] = self._way
         if self.is_incremental:
             state.update(scan=[], asked=scan.asked)
-        if self.version is not None and scan.closed:
-            self.activate_version()
-            if self._child:
-                # Its table is to be emptied too, where the list is empty.
-                self._child.read([], lambda _: None)
-                self._child.activate_version()
-        elif self.version is not None:
-            self.logger.warning("So no customer is marked as deleted in this run.")
+        if not self.is_incremental and self.emit_activate_version_messages:
+            self._activate_versions()
         self._summarize()
+
+    def _activate_versions(self) -> None:
+        if not self._scan.closed:
+            self.logger.warning("So no customer is marked as deleted in this run.")
+            return
+        self.activate_version()
+        if self._child:
+            # Its table is to be emptied too, where the list is empty.
+            self._child.read([], lambda _: None)
+            self._child.activate_version()
 
     def _summarize(self) -> None:
         """Say in one line what this run has done."""
@@ -865,9 +890,8 @@ class CustomerDetailsStream(CustomerStream):
         *COLUMNS, *DETAIL_COLUMNS, ADDITIONAL
     ).to_dict()
 
-    # How many were asked for, and how many of them were gone; of those, in a row.
+    # How many were asked for, and how many of them were gone.
     asked = gone = 0
-    _gone_in_a_row = 0
     _connections = 1
     # When it began, and when it was said last how far it is, by a clock in seconds.
     _began: float | None = None
@@ -984,15 +1008,13 @@ class CustomerDetailsStream(CustomerStream):
         """Make a record of an answer, or none, if the customer is gone."""
         if is_gone(response):
             self.gone += 1
-            self._gone_in_a_row += 1
-            if self._gone_in_a_row == MOST_GONE:
+            if self.gone == MOST_GONE == self.asked + 1:
                 raise FatalAPIError(
-                    f"Homele has no details of {MOST_GONE} customers in a row, the "
-                    f"last of them {customer_id}, who are all in its list. Set "
+                    f"Homele has no details of any of the first {MOST_GONE} customers, "
+                    "who are all in its list. Run the tap again; if it stays so, set "
                     "customer_details to false, and tell Homele's support."
                 )
             return
-        self._gone_in_a_row = 0
         row = self.read_answer(response)["data"]
         try:
             record = self.fitter.fit(row)
