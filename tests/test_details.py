@@ -407,7 +407,7 @@ def test_after_a_kill_what_was_not_confirmed_is_asked_for_and_nothing_else(
 ) -> None:
     sandbox = serve(250)
     whole = read(sandbox, scan_by=scan_by)
-    for kill_after in range(5, len(whole.messages), 61):
+    for kill_after in range(5, len(whole.messages), 97):
         sandbox.requests.clear()
         killed = read(sandbox, scan_by=scan_by, kill_after=kill_after)
         stored = [
@@ -496,9 +496,9 @@ def test_an_error_of_one_detail_is_none_of_the_list(
     serve: Serve, waited: list[float]
 ) -> None:
     """Neither is the scan begun anew for it, nor is the cursor left."""
-    sandbox = serve(450)
+    sandbox = serve(250)
     listed = [r["id"] for r in sync(sandbox).records]
-    sandbox.detail_faults[listed[330]] = faults.refused(500, "Server Error")
+    sandbox.detail_faults[listed[130]] = faults.refused(500, "Server Error")
     state = None
     for run in range(3):
         sandbox.requests.clear()
@@ -507,8 +507,8 @@ def test_an_error_of_one_detail_is_none_of_the_list(
             read(sandbox, state=state, output=output, scan_by="auto")
         state = output.state
         tried = Counter(asked(sandbox))
-        assert tried.pop(listed[330]) == 8
-        assert sum(tried.values()) <= (330 if run == 0 else 31)
+        assert tried.pop(listed[130]) == 8
+        assert sum(tried.values()) <= (130 if run == 0 else 31)
         assert state["bookmarks"]["customers"]["scan_by"] is None
     assert waited
     sandbox.detail_faults.clear()

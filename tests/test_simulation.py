@@ -95,7 +95,7 @@ def test_nothing_is_lost_by_windows(
 def test_no_details_are_lost(
     play: Callable[..., str | None], request: pytest.FixtureRequest, scan_by: str
 ) -> None:
-    for seed in range(request.config.getoption("histories") // 12):
+    for seed in range(request.config.getoption("histories") // 20):
         assert play(seed, scan_by=scan_by, details=True) is None, seed
 
 
