@@ -444,9 +444,11 @@ class CustomersStream(CustomerStream):
                 while self._scan.reopen():
                     yield from self._read_pass()
             except ServerError:
-                if not window.by_cursor or not self._scan.pages:
-                    raise
-                if self._reading_details:
+                if (
+                    self._reading_details
+                    or not window.by_cursor
+                    or not self._scan.pages
+                ):
                     raise
                 customers = self._scan.customers
                 cut_off.append(str(window))

@@ -29,6 +29,16 @@ FAULTS = ("drops_nulls", "drops_seconds", "fails_on_null")
 NULLS = ("", "~")
 
 
+def full_table(sandbox: Sandbox, *, scan_by: str) -> Output:
+    """Run a full table that is to mark deleted customers."""
+    return sync(
+        sandbox,
+        scan_by=scan_by,
+        catalog=catalog_of("FULL_TABLE"),
+        emit_activate_version_messages=True,
+    )
+
+
 def stream_state(output: Output) -> dict[str, Any]:
     state: dict[str, Any] = output.state["bookmarks"]["customers"]
     return state
@@ -542,12 +552,7 @@ def test_nobody_is_deleted_where_some_have_no_created_date(serve: Serve) -> None
     for row in list(sandbox.customers.values())[:20]:
         row["created_at"] = "0000-00-00"
 
-    output = sync(
-        sandbox,
-        scan_by="created_date",
-        catalog=catalog_of("FULL_TABLE"),
-        emit_activate_version_messages=True,
-    )
+    output = full_table(sandbox, scan_by="created_date")
 
     assert output.of("ACTIVATE_VERSION") == []
 
@@ -594,14 +599,8 @@ def test_days_that_do_not_fit_on_a_page_cannot_be_checked(
     sandbox = serve(3000, drops_nulls=True)
     for at, row in enumerate(sandbox.customers.values()):
         row["created_at"] = f"2026-01-0{1 + at // 1000}T09:00:00+00:00"
-    catalog = catalog_of("FULL_TABLE")
 
-    output = sync(
-        sandbox,
-        scan_by="auto",
-        catalog=catalog,
-        emit_activate_version_messages=True,
-    )
+    output = full_table(sandbox, scan_by="auto")
 
     assert not is_complete(sandbox, output)
     assert warnings(caplog)[-2].startswith(
@@ -641,12 +640,7 @@ def test_a_newest_day_that_is_too_full_cannot_be_checked(
     for row in rows[-500 : -500 + newest]:
         row["last_activity_at"] = "2026-02-28T10:00:00+00:00"
 
-    output = sync(
-        sandbox,
-        scan_by="auto",
-        catalog=catalog_of("FULL_TABLE"),
-        emit_activate_version_messages=True,
-    )
+    output = full_table(sandbox, scan_by="auto")
 
     assert output.of("ACTIVATE_VERSION") == []
     assert "cannot be told of days" in warnings(caplog)[-2]
@@ -680,12 +674,7 @@ def test_nobody_is_deleted_where_the_cursor_could_not_be_checked(serve: Serve) -
     sandbox = serve(450, drops_nulls=True)
     sandbox.fail(faults.refused(422, "No."), at=7, times=math.inf)
 
-    output = sync(
-        sandbox,
-        scan_by="auto",
-        catalog=catalog_of("FULL_TABLE"),
-        emit_activate_version_messages=True,
-    )
+    output = full_table(sandbox, scan_by="auto")
 
     assert output.of("ACTIVATE_VERSION") == []
 
@@ -876,12 +865,7 @@ def test_windows_that_cannot_be_read_are_begun_anew(serve: Serve, rest: object) 
 def test_deleted_customers(serve: Serve) -> None:
     sandbox = serve(450, drops_nulls=True)
 
-    output = sync(
-        sandbox,
-        scan_by="auto",
-        catalog=catalog_of("FULL_TABLE"),
-        emit_activate_version_messages=True,
-    )
+    output = full_table(sandbox, scan_by="auto")
 
     assert is_complete(sandbox, output)
     assert output.kinds == ["SCHEMA", "RECORD", "ACTIVATE_VERSION", "STATE"]
@@ -894,12 +878,7 @@ def test_nobody_is_deleted_where_a_day_had_to_be_read_by_the_cursor(
     for row in sandbox.customers.values():
         row["created_at"] = "2026-01-01T09:00:00+00:00"
 
-    output = sync(
-        sandbox,
-        scan_by="created_date",
-        catalog=catalog_of("FULL_TABLE"),
-        emit_activate_version_messages=True,
-    )
+    output = full_table(sandbox, scan_by="created_date")
 
     assert is_complete(sandbox, output)
     assert output.of("ACTIVATE_VERSION") == []
