@@ -58,6 +58,14 @@ def project(port: int) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def warehouse(postgres_url: str) -> str:
+    """Give the address of a PostgreSQL that has no table of the tap yet."""
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("DROP SCHEMA IF EXISTS tap_homele CASCADE")
+    return postgres_url
+
+
 def meltano(
     project: Path, *arguments: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
@@ -146,7 +154,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(project: Path) -> None:
     wait_until_gone(project)
 
 
-def use(project: Path, sandbox: Sandbox, postgres_url: str) -> None:
+def use(project: Path, sandbox: Sandbox, warehouse: str) -> None:
     """Fill in ``.env`` as a user does, for this sandbox and this PostgreSQL."""
     filled = {
         "TAP_HOMELE_AUTH_TOKEN=": "TAP_HOMELE_AUTH_TOKEN=1|sandbox",
@@ -154,7 +162,7 @@ def use(project: Path, sandbox: Sandbox, postgres_url: str) -> None:
             f"TAP_HOMELE_API_URL=http://127.0.0.1:{sandbox.port}"
         ),
         "# TARGET_POSTGRES_SQLALCHEMY_URL=": (
-            f"TARGET_POSTGRES_SQLALCHEMY_URL={postgres_url}"
+            f"TARGET_POSTGRES_SQLALCHEMY_URL={warehouse}"
         ),
     }
     lines = (project / ".secrets.example").read_text().splitlines()
@@ -166,14 +174,14 @@ def use(project: Path, sandbox: Sandbox, postgres_url: str) -> None:
 
 
 def test_a_real_account_needs_a_token_and_a_database(
-    project: Path, serve: Serve, postgres_url: str
+    project: Path, serve: Serve, warehouse: str
 ) -> None:
     sandbox = serve(450)
-    use(project, sandbox, postgres_url)
+    use(project, sandbox, warehouse)
 
     result = meltano(project, "run", *PIPELINE)
     assert result.returncode == 0, result.stdout
-    assert table(postgres_url, "tap_homele") == in_utc(sandbox)
+    assert table(warehouse, "tap_homele") == in_utc(sandbox)
 
     result = meltano(project, "run", "tap-homele", "target-jsonl")
     assert result.returncode == 0, result.stdout
@@ -182,14 +190,12 @@ def test_a_real_account_needs_a_token_and_a_database(
 
 
 @pytest.mark.parametrize("how", ["keep columns out", "hash columns"])
-def test_security(project: Path, serve: Serve, postgres_url: str, how: str) -> None:
+def test_security(project: Path, serve: Serve, warehouse: str, how: str) -> None:
     """What the README says, with the words of the README."""
     sandbox = serve(150)
     odd = min(sandbox.customers)
     sandbox.change(odd, phone1={"number": "0750"})  # goes to additional_properties
-    use(project, sandbox, postgres_url)
-    with psycopg.connect(postgres_url) as connection:
-        connection.execute("DROP SCHEMA IF EXISTS tap_homele CASCADE")
+    use(project, sandbox, warehouse)
     text = (project / "README.md").read_text().partition(f"**To {how}**")[2]
     blocks = [part.partition("```")[0] for part in text.split("```yaml\n")]
     (plugin,) = yaml.safe_load(blocks[1])
@@ -204,7 +210,7 @@ def test_security(project: Path, serve: Serve, postgres_url: str, how: str) -> N
     result = meltano(project, "run", *PIPELINE)
 
     assert result.returncode == 0, result.stdout
-    rows = table(postgres_url, "tap_homele")
+    rows = table(warehouse, "tap_homele")
     assert len(rows) == 150
     for row in rows.values():
         customer = sandbox.customers[row["id"]]
@@ -229,13 +235,9 @@ def kill_the_tap(project: Path) -> None:
             process.kill()
 
 
-def test_interrupted_and_refreshed(
-    project: Path, serve: Serve, postgres_url: str
-) -> None:
+def test_interrupted_and_refreshed(project: Path, serve: Serve, warehouse: str) -> None:
     sandbox = serve(1000)
-    use(project, sandbox, postgres_url)
-    with psycopg.connect(postgres_url) as connection:
-        connection.execute("DROP SCHEMA IF EXISTS tap_homele CASCADE")
+    use(project, sandbox, warehouse)
 
     def run_and_kill_at(number: int, *options: str) -> None:
         sandbox.requests.clear()
@@ -255,7 +257,7 @@ def test_interrupted_and_refreshed(
     assert "Going on with the scan of" in result.stdout
     assert sandbox.urls[6] == asked[5]
     assert len(pages(sandbox)) == 6 + 5 + 1
-    assert table(postgres_url, "tap_homele") == in_utc(sandbox)
+    assert table(warehouse, "tap_homele") == in_utc(sandbox)
 
     # Meltano keeps the bookmark of before beside the checkpoint of a full refresh that
     # was interrupted. The rest of it is owed.
@@ -268,7 +270,7 @@ def test_interrupted_and_refreshed(
     assert result.returncode == 0, result.stdout
     assert sandbox.urls[4] == asked[3]
     assert len(pages(sandbox)) == 4 + 7 + 1
-    assert table(postgres_url, "tap_homele") == in_utc(sandbox)
+    assert table(warehouse, "tap_homele") == in_utc(sandbox)
 
     # And it merges the state of one that ends well into that of the run before, which
     # was interrupted.
@@ -294,19 +296,17 @@ def test_interrupted_and_refreshed(
     assert state.pop("scan") == []
     assert state.pop("scan_by") == "cursor"
     assert set(state) == {"asked", "replication_key", "replication_key_value"}
-    assert table(postgres_url, "tap_homele") == in_utc(sandbox)
+    assert table(warehouse, "tap_homele") == in_utc(sandbox)
 
 
 def test_details_go_on_within_a_page(
-    project: Path, serve: Serve, postgres_url: str
+    project: Path, serve: Serve, warehouse: str
 ) -> None:
     """The tap is killed while it waits for the details of the 75th customer."""
     sandbox = serve(150)
-    use(project, sandbox, postgres_url)
+    use(project, sandbox, warehouse)
     with (project / ".env").open("a") as env:
         env.write("TAP_HOMELE_CUSTOMER_DETAILS=true\n")
-    with psycopg.connect(postgres_url) as connection:
-        connection.execute("DROP SCHEMA IF EXISTS tap_homele CASCADE")
 
     def details() -> list[str]:
         return [url for url in sandbox.urls if url.startswith("/customers/")]
@@ -327,7 +327,7 @@ def test_details_go_on_within_a_page(
     # A state was written after 60; what came after it is asked for again.
     assert set(details()).isdisjoint(asked[:60])
     assert len(details()) == 150 - 60
-    with psycopg.connect(postgres_url) as connection:
+    with psycopg.connect(warehouse) as connection:
         rows = connection.execute(
             "SELECT id, name, occupation FROM tap_homele.customer_details"
         ).fetchall()
