@@ -109,13 +109,16 @@ def storable(value: t.Any) -> t.Any:
 class Fitter:
     """Makes records of rows, for one stream and one run."""
 
-    def __init__(self, schema: Record, notice: Notice) -> None:
+    def __init__(
+        self, schema: Record, notice: Notice, *, flattened: bool = False
+    ) -> None:
         """Take the columns.
 
         Args:
             schema: The JSON schema of the stream.
             notice: Is told once of each field that does not fit, with the id of the
                 first row.
+            flattened: Whether the SDK will make a column of each part of an object.
         """
         columns = dict(schema["properties"])
         columns.pop(ADDITIONAL)
@@ -123,6 +126,12 @@ class Fitter:
             name: _fit_for(name, column) for name, column in columns.items()
         }
         self._empty = dict.fromkeys([*columns, ADDITIONAL])
+        # Of a null the SDK would make a column that the flattened schema does not have.
+        self._spelled_out = {
+            name: [*column["properties"]]
+            for name, column in columns.items()
+            if flattened and "properties" in column
+        }
         self._notice = notice
         self._noticed: set[str] = set()
 
@@ -133,7 +142,8 @@ class Fitter:
             row: A row as the API sent it.
 
         Returns:
-            A record with every column, null where the row has nothing that fits.
+            A record with every column, null where the row has nothing that fits. If it
+            is to be flattened, an object is not null, but all of its parts are.
 
         Raises:
             MisfitError: If the row is not an object, or has no integer id: it cannot
@@ -158,6 +168,9 @@ class Fitter:
                 rest = {name: value} if misfit.rest is None else misfit.rest
                 for key, item in rest.items():
                     extra[_free(key, extra, row) if misfit.rest else key] = item
+        for name, parts in self._spelled_out.items():
+            if record[name] is None:
+                record[name] = dict.fromkeys(parts)
         if extra:
             record[ADDITIONAL] = {k: _shallow(value) for k, value in extra.items()}
             self._tell(extra, row_id)

@@ -173,7 +173,8 @@ class CustomerStream(HomeleStream):
                 records.ADDITIONAL,
             )
 
-        return records.Fitter(self.schema, notice)
+        flattened = bool(self.config.get("flattening_enabled"))
+        return records.Fitter(self.schema, notice, flattened=flattened)
 
     def activate_version(self) -> None:
         """Tell the target that whatever has another version is gone, if it is to."""

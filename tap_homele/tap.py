@@ -63,6 +63,7 @@ class TapHomele(Tap):
                 "Address of the API. For a company with a domain of its own the domain "
                 "is enough, such as https://crm.acme.example."
             ),
+            examples=["https://crm.acme.example"],
         ),
         th.Property(
             "start_date",
@@ -72,6 +73,7 @@ class TapHomele(Tap):
                 "The first run takes only customers that changed since then: a date or "
                 "a time in ISO 8601. Without it, all."
             ),
+            examples=["2026-01-01"],
         ),
         th.Property(
             "user_agent",
@@ -85,48 +87,56 @@ class TapHomele(Tap):
             default=100,
             title="Page size",
             description="Customers per request, 1 to 100.",
+            examples=[50],
         ),
         th.Property(
             "filter_query",
             th.StringType,
             title="Filter: name",
             description="Only customers whose name matches this search.",
+            examples=["Sara"],
         ),
         th.Property(
             "filter_lead_status_ids",
             th.ArrayType(th.IntegerType),
             title="Filter: lead statuses",
             description="Only customers with one of these lead statuses, by id.",
+            examples=[[1, 2]],
         ),
         th.Property(
             "filter_owner_ids",
             th.ArrayType(th.IntegerType),
             title="Filter: owners",
             description="Only customers of one of these owners, by id.",
+            examples=[[1, 2]],
         ),
         th.Property(
             "filter_lead_source_ids",
             th.ArrayType(th.IntegerType),
             title="Filter: lead sources",
             description="Only customers from one of these lead sources, by id.",
+            examples=[[1, 2]],
         ),
         th.Property(
             "filter_priority_id",
             th.IntegerType,
             title="Filter: priority",
             description="Only customers with this priority, by id.",
+            examples=[1],
         ),
         th.Property(
             "filter_created_from",
             th.DateType,
             title="Filter: created from",
             description="Only customers created after this date (YYYY-MM-DD).",
+            examples=["2026-01-01"],
         ),
         th.Property(
             "filter_created_to",
             th.DateType,
             title="Filter: created to",
             description="Only customers created before this date (YYYY-MM-DD).",
+            examples=["2026-12-31"],
         ),
         th.Property(
             "scan_by",
@@ -137,6 +147,7 @@ class TapHomele(Tap):
                 "How the list is read: by the API's cursor, by windows of the created "
                 "date, or auto: by the cursor, unless it turns out to hide customers."
             ),
+            examples=["created_date"],
         ),
         th.Property(
             "customer_details",
@@ -147,6 +158,7 @@ class TapHomele(Tap):
                 "Adds the stream customer_details: all that Homele knows of each "
                 "customer that changed, for one more request each."
             ),
+            examples=[True],
         ),
         th.Property(
             "emit_activate_version_messages",
@@ -157,6 +169,7 @@ class TapHomele(Tap):
                 "With FULL_TABLE replication, tell the target to remove customers that "
                 "are gone from Homele."
             ),
+            examples=[True],
         ),
         additional_properties=False,
     ).to_dict()
