@@ -390,8 +390,10 @@ class HomeleStream(RESTStream[str | None]):
     # page, which Laravel can send, must not be taken for an answer.
     allow_redirects = False
 
-    # How many requests were sent, and how often and how long it was waited for another.
+    # How many requests were sent, how often and how long it was waited for another, and
+    # how often the log warns.
     requests_sent = 0
+    warnings = 0
     waits = 0
     seconds_waited = 0.0
     _waiting_until = 0.0
@@ -434,6 +436,16 @@ class HomeleStream(RESTStream[str | None]):
     def timeout(self) -> int:
         """Seconds to wait for a connection, and for each part of an answer."""
         return 60
+
+    def warn(self, sentence: str, *values: object) -> None:
+        """Log a warning, and count it.
+
+        Args:
+            sentence: What is wrong, with places for the values.
+            values: As for the logger.
+        """
+        self.warnings += 1
+        self.logger.warning(sentence, *values)
 
     def read_answer(self, response: requests.Response) -> Answer:
         """Give the envelope of an answer, ``{"success": true, "data": …}``.
@@ -614,7 +626,7 @@ class HomeleStream(RESTStream[str | None]):
         ):
             self.logger.info("The API's rate limit is reached: waiting %s.", seconds)
         else:
-            self.logger.warning("%s Trying again in %s.", failure, seconds)
+            self.warn("%s Trying again in %s.", failure, seconds)
 
     def parse_response(self, response: requests.Response) -> Iterator[dict[str, t.Any]]:
         """Give the rows of a page.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 import random
 import typing as t
 from collections import deque
@@ -165,8 +164,8 @@ class CustomerStream(HomeleStream):
             is_expected = (
                 self.has_more_fields and field not in self.schema["properties"]
             )
-            self.logger.log(
-                logging.INFO if is_expected else logging.WARNING,
+            say = self.logger.info if is_expected else self.warn
+            say(
                 "'%s' does not fit a column, first in customer %d: it is kept in %s.",
                 printable(field),
                 customer_id,
@@ -189,7 +188,7 @@ class CustomerStream(HomeleStream):
         it; ``test_activate_version`` fails when it no longer calls this one.
         """
         if self.get_batch_config(self.config):
-            self.logger.warning(
+            self.warn(
                 "Batches do not carry a version: no customer is marked as deleted."
             )
         else:
@@ -219,10 +218,10 @@ class CustomersStream(CustomerStream):
     _seen: Seen | None = None
     # The last customer that an earlier run has read, where this one goes on.
     _resumed_after: tuple[str, int] | None = None
-    # For the summary: what was compared, in words; how many customers were read, and
-    # sent on.
+    # For the summary: what was compared, in words; how many pages and customers were
+    # read, and how many sent on.
     _evidence = "not looked for"
-    _read = _sent = 0
+    _pages = _read = _sent = 0
     # How many customers without a created date were seen.
     _undated = 0
     # What a window shows that is asked for to check it, and whether that is not all.
@@ -327,16 +326,16 @@ class CustomersStream(CustomerStream):
         setting, known = self.config["scan_by"], state.get("scan_by")
         bookmark = records.utc(state.pop("replication_key_value"))
         if bookmark is None:
-            self.logger.warning("The bookmark is not a time: reading all customers.")
+            self.warn("The bookmark is not a time: reading all customers.")
         elif state.get("asked", self.asked) != self.asked:
             # Another list may have another cursor.
             state.pop("scan_by", None)
-            self.logger.warning(
+            self.warn(
                 "The filters, the address or the streams are not those of the last "
                 "run: reading all customers that match."
             )
         elif setting == CREATED_DATE != known:
-            self.logger.warning(
+            self.warn(
                 "The list was not read by created date so far: reading all customers."
             )
         else:
@@ -422,12 +421,12 @@ class CustomersStream(CustomerStream):
 
     def _tell_if_open(self) -> None:
         if not self._scan.by_last_activity:
-            self.logger.warning(
+            self.warn(
                 "The list does not run by last activity, as it was expected to: "
                 "customers that moved while it was read could not be looked for."
             )
         elif not self._scan.closed:
-            self.logger.warning(
+            self.warn(
                 "Customers move in the list faster than it can be read: some may "
                 "come with the next run only."
             )
@@ -456,7 +455,7 @@ class CustomersStream(CustomerStream):
             if window.by_cursor:
                 # Whom the cursor hides here, nobody can tell.
                 too_full.append(str(window))
-                self.logger.warning(
+                self.warn(
                     "More customers were created on %s than fit on a page: %d were "
                     "read by the cursor, which may hide others.",
                     window,
@@ -466,7 +465,7 @@ class CustomersStream(CustomerStream):
             self._save(self._scan.checkpoint(None, checkpoint, self._latest))
         self._scan.closed = not (too_full or self._undated)
         if self._undated:
-            self.logger.warning(
+            self.warn(
                 "There are customers without a created date, which no window holds: "
                 "some may not have been read. Tell Homele's support."
             )
@@ -519,7 +518,7 @@ class CustomersStream(CustomerStream):
                 self._way = None
                 scan.closed = False
                 self._evidence = "could not be looked for"
-                self.logger.warning(
+                self.warn(
                     "Whether the cursor hides customers could not be checked: %s", error
                 )
                 break
@@ -542,7 +541,7 @@ class CustomersStream(CustomerStream):
             self._scan.closed = False
             if not checked:
                 self._way = None
-            self.logger.warning(
+            self.warn(
                 "Whether the cursor hides customers cannot be told of days on which "
                 "more were created than fit on a page: up to %d may be missing there. "
                 "If Homele has shown you all of them, set scan_by to cursor.",
@@ -551,7 +550,7 @@ class CustomersStream(CustomerStream):
 
     def _leave_the_cursor(self, reason: str) -> None:
         """Go on by windows of the created date, in this run and in later ones."""
-        self.logger.warning(
+        self.warn(
             "%s Reading all customers by windows of the created date instead, from "
             "now on.",
             reason,
@@ -596,7 +595,9 @@ class CustomersStream(CustomerStream):
         scan.begin_page(server_time(response), page)
         if self._seen:
             self._seen.add(page)
-        self._read += 0 if scan.over_head else len(page)
+        if not scan.over_head:
+            self._pages += 1
+            self._read += len(page)
         self._undated += sum(record["created_at"] is None for record in page)
         edge = scan.edge
         wanted: dict[str, str] = {}
@@ -842,7 +843,7 @@ class CustomersStream(CustomerStream):
 
     def _activate_versions(self) -> None:
         if not self._scan.closed:
-            self.logger.warning("So no customer is marked as deleted in this run.")
+            self.warn("So no customer is marked as deleted in this run.")
             return
         self.activate_version()
         if self._child:
@@ -864,14 +865,17 @@ class CustomersStream(CustomerStream):
             )
         streams: list[HomeleStream] = [self, child] if child else [self]
         self.logger.info(
-            "Read %d customers, sent %d, by %s: %d requests, %d waits (%.0f s). The "
-            "scan is %s. Hidden customers: %s. Bookmark: %s.",
+            "Read %d customers on %d pages, sent %d, by %s: %d requests, %d waits "
+            "(%.0f s), %d warnings. The scan is %s. Hidden customers: %s. "
+            "Bookmark: %s.",
             self._read,
+            self._pages,
             self._sent,
             "created date" if self._windows else "cursor",
             sum(stream.requests_sent for stream in streams),
             sum(stream.waits for stream in streams),
             sum(stream.seconds_waited for stream in streams),
+            sum(stream.warnings for stream in streams),
             "closed" if scan.closed else "not closed",
             self._evidence,
             bookmark if self.is_incremental else "none, it is a full table",

@@ -30,8 +30,11 @@ _MAKE_ONE = "Make one in Homele under Settings > API Integration."
 
 _DEFAULT_API_URL = f"https://crm.homele.com{API_PATH}"
 
-# The SDK logs how long each request took, one line each.
-_NOT_EACH_REQUEST = MetricExclusionFilter(metrics=[Metric.HTTP_REQUEST_DURATION.value])
+# The SDK logs how long each request took, one line each, and how many there were, one
+# line for each reading of the list; the tap's last line has the sum.
+_NOT_EACH_REQUEST = MetricExclusionFilter(
+    metrics=[Metric.HTTP_REQUEST_DURATION.value, Metric.HTTP_REQUEST_COUNT.value]
+)
 
 
 class TapHomele(Tap):

@@ -207,10 +207,29 @@ def test_the_log_has_no_line_for_each_request(sandbox: Sandbox, tmp_path: Path) 
     result = run(tmp_path, sandbox)
 
     assert result.returncode == 0
-    assert "http_request_duration" not in result.stderr
+    assert "http_request" not in result.stderr
     warnings = [line for line in result.stderr.splitlines() if "WARNING" in line]
     # Of Python 3.10 the SDK says so at every start.
     assert [line for line in warnings if "reached its end of life" not in line] == []
+
+
+def test_the_last_line_says_what_the_run_did(
+    sandbox: Sandbox, waited: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    sandbox.fail(faults.refused(503, "Down", Retry_After="7"), at=2)
+
+    sync(sandbox)
+
+    assert waited == [7]
+    (said,) = [line for line in caplog.messages if line.startswith("Read ")]
+    pages = math.ceil(len(sandbox.customers) / 100)
+    assert said == (
+        f"Read {len(sandbox.customers)} customers on {pages} pages, sent "
+        f"{len(sandbox.customers)}, by cursor: {pages + 2} requests, 1 waits (7 s), "
+        "1 warnings. The scan is closed. Hidden customers: not looked for. Bookmark: "
+        "2026-02-20T18:00:00+00:00."
+    )
 
 
 def test_a_refused_connection_is_tried_again_and_then_an_error(

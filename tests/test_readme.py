@@ -1,0 +1,250 @@
+"""Every command that the README shows, as it stands there.
+
+Those for an account of Homele are run against the sandbox.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from tests.generate import ROOT, own_settings
+from tests.readme import README, block
+from tests.sandbox.server import TOKEN
+from tests.singer import clean_environment
+from tests.test_demo import port
+from tests.test_meltano import project, state_of, use, warehouse
+from tests.test_postgres import in_utc, table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Serve
+
+__all__ = ["port", "project", "warehouse"]
+
+# Where a block of commands stands, and what runs it.
+TRIED = {
+    "## Try it": "tests/test_meltano.py, test_the_demo_twice",
+    "### With Meltano": "test_with_meltano",
+    "### In a Meltano project of your own": "test_in_a_project_of_ones_own",
+    "### With any other Singer target": "test_with_any_other_target",
+    "**To hash columns**": "tests/test_meltano.py, test_security",
+    "**A schedule**": "test_a_schedule",
+    "**Several companies**": "test_several_companies",
+    "## Develop": "test_develop",
+}
+
+
+def sh(
+    commands: str, folder: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(
+        ["bash", "-ec", commands],  # noqa: S607
+        cwd=folder,
+        env=clean_environment() | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+    return result
+
+
+def test_every_block_of_commands_is_tried() -> None:
+    blocks = [block(heading, "sh") for heading in TRIED]
+
+    assert re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL) == blocks
+
+
+def test_every_error_that_is_explained_exists() -> None:
+    """Each sentence of the table is one that the tap can say."""
+    said = []
+    for path in (ROOT / "tap_homele").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                said.append(
+                    "".join(
+                        part.value if isinstance(part, ast.Constant) else "…"
+                        for part in node.values
+                    )
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.append(node.value)
+    explained = README.read_text().partition("| the log says |")[2].partition("\n\n")[0]
+    rows = explained.splitlines()[2:]
+
+    assert len(rows) > 10
+    for row in rows:
+        for sentence in re.findall(r"`([^`]+)`", row.split("|")[1]):
+            setting, colon, rest = sentence.partition(": ")
+            sought = rest if colon and setting in own_settings() else sentence
+            assert any(sought in text for text in said), sentence
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_with_meltano(project: Path, serve: Serve, warehouse: str) -> None:
+    sandbox = serve(150)
+    # "and fill in the token and the database": a variable wins over the file.
+    result = sh(
+        block("### With Meltano", "sh"),
+        project,
+        TAP_HOMELE_AUTH_TOKEN=TOKEN,
+        TAP_HOMELE_API_URL=sandbox.api_url,
+        TARGET_POSTGRES_SQLALCHEMY_URL=warehouse,
+    )
+
+    assert table(warehouse, "tap_homele") == in_utc(sandbox)
+    # The line at the end is the one that the README shows.
+    shown = block("### With Meltano", "text").strip()
+    digits = re.compile(r"\d+")
+    pattern = digits.sub(r"\\d+", re.escape(shown)).replace(
+        r"none\ among\ \d+\ of\ sampled\ days", ".*"
+    )
+    assert re.search(pattern, result.stdout), result.stdout
+    assert re.search("--full-refresh", README.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_in_a_project_of_ones_own(serve: Serve, tmp_path: Path, project: Path) -> None:
+    sandbox = serve(20)
+    shutil.copytree(project, tmp_path / "tap-homele")
+    dist = tmp_path / "dist"
+    sh(
+        f"uv build -q -o {dist} tap-homele && uvx meltano init --no-usage-stats own",
+        tmp_path,
+    )
+    commands = block("### In a Meltano project of your own", "sh")
+    assert "1|your-token" in commands
+
+    result = sh(
+        commands.replace("1|your-token", TOKEN),
+        tmp_path / "own",
+        UV_FIND_LINKS=str(dist),
+        TAP_HOMELE_API_URL=sandbox.api_url,
+    )
+
+    assert "Plugin configuration is valid" in result.stdout
+    # "To install the clone instead"
+    meltano_yml = tmp_path / "own" / "meltano.yml"
+    written = meltano_yml.read_text()
+    assert "pip_url: tap-homele\n" in written
+    meltano_yml.write_text(
+        written.replace("pip_url: tap-homele\n", "pip_url: ../tap-homele\n")
+    )
+    sh(
+        "uvx meltano install extractor tap-homele\nuvx meltano config test tap-homele",
+        tmp_path / "own",
+        TAP_HOMELE_API_URL=sandbox.api_url,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_with_any_other_target(serve: Serve, project: Path) -> None:
+    sandbox = serve(150)
+    commands = block("### With any other Singer target", "sh")
+    config = json.dumps({"auth_token": TOKEN, "api_url": sandbox.api_url})
+    filled = commands.replace('{"auth_token": "1|your-token"}', config)
+    assert filled != commands
+
+    sh(filled, project)
+    sandbox.edit(max(sandbox.customers), name="دانا")
+    again = [line for line in filled.splitlines() if not line.startswith("echo")]
+    sh("\n".join(again), project)
+
+    # "makes a new file each time"
+    files = sorted(project.glob("customers-*.jsonl"), key=os.path.getmtime)
+    first, second = (path.read_text().splitlines() for path in files)
+    assert len(first) == 150
+    assert next(json.loads(line)["name"] for line in second) == "دانا"
+    assert len(second) <= 2
+    state = json.loads((project / "state.json").read_text())
+    assert state["bookmarks"]["customers"]["replication_key_value"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_schedule(project: Path, serve: Serve, warehouse: str) -> None:
+    sandbox = serve(150)
+    use(project, sandbox, warehouse)
+
+    listed = sh(block("**A schedule**", "sh").splitlines()[0], project)
+    assert "hourly" in listed.stdout
+    # It is the default environment's state, the one of `meltano run`.
+    sh(block("**A schedule**", "sh").splitlines()[1], project)
+
+    assert table(warehouse, "tap_homele") == in_utc(sandbox)
+    assert state_of(project)["replication_key_value"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_several_companies(project: Path, serve: Serve, warehouse: str) -> None:
+    sandbox = serve(150)
+    use(project, sandbox, warehouse)
+    env = project / ".env"
+    env.write_text(env.read_text().replace("TAP_HOMELE_AUTH_TOKEN=", "ACME_TOKEN=", 1))
+    meltano_yml = project / "meltano.yml"
+    meltano_yml.write_text(
+        meltano_yml.read_text().replace(
+            "- name: dev\n", "- name: dev\n" + block("**Several companies**", "yaml"), 1
+        )
+    )
+
+    sh(block("**Several companies**", "sh"), project)
+
+    assert table(warehouse, "acme") == in_utc(sandbox)
+    assert state_of(project, "acme")["replication_key_value"]
+    with psycopg.connect(warehouse) as connection:
+        connection.execute("DROP SCHEMA acme CASCADE")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_flattening(project: Path, serve: Serve, warehouse: str) -> None:
+    sandbox = serve(150)
+    odd = min(sandbox.customers)
+    sandbox.change(odd, occupation="طبيب")
+    use(project, sandbox, warehouse)
+    sh(block("### With Meltano", "sh").splitlines()[1], project)
+    with (project / ".env").open("a") as env:
+        env.write(block("**Flattening**", "text"))
+    # "Where there is a table already, drop it, and run once with --full-refresh"
+    with psycopg.connect(warehouse) as connection:
+        connection.execute("DROP TABLE tap_homele.customers")
+
+    sh("uvx meltano run --full-refresh tap-homele target-postgres", project)
+
+    rows = table(warehouse, "tap_homele")
+    assert len(rows) == 150
+    for customer_id, row in rows.items():
+        owner = sandbox.customers[customer_id]["owner"] or {"id": None, "name": None}
+        assert (row["owner__id"], row["owner__name"]) == (owner["id"], owner["name"])
+    assert json.loads(rows[odd]["additional_properties"]) == {"occupation": "طبيب"}
+    with psycopg.connect(warehouse) as connection:
+        kinds = dict(
+            connection.execute(
+                "SELECT column_name, data_type FROM information_schema.columns "
+                "WHERE table_schema = 'tap_homele'"
+            ).fetchall()
+        )
+    assert (kinds["owner__id"], kinds["owner__name"]) == ("bigint", "text")
+    assert kinds["additional_properties"] == "text"
+
+
+def test_develop() -> None:
+    """The command is the one that runs this; ``.ci/run`` has it too."""
+    assert block("## Develop", "sh") == "uv run pytest\n"
+    assert "\nuv run pytest\n" in (ROOT / ".ci" / "run").read_text()
