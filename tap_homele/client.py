@@ -462,9 +462,11 @@ class HomeleStream(RESTStream[str | None]):
             RetriableAPIError: If the body is not JSON: cut off, or a proxy's page.
             FatalAPIError: If it is JSON, but not the documented envelope.
         """
-        if self._answer is None or self._answer[0] is not response:
-            self._answer = (response, self._parse(response))
-        return self._answer[1]
+        # Another connection may put its own there meanwhile.
+        answer = self._answer
+        if answer is None or answer[0] is not response:
+            self._answer = answer = (response, self._parse(response))
+        return answer[1]
 
     def _parse(self, response: requests.Response) -> Answer:
         try:

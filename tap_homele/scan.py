@@ -8,9 +8,11 @@ and then its head again until nothing can have slipped by.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import typing as t
+import zlib
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
@@ -43,16 +45,6 @@ def local_time() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def mark(record: Record) -> str:
-    """Give a mark that tells a record from what it was before a change.
-
-    Args:
-        record: A customer of the list.
-    """
-    text = json.dumps(record, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
 def fingerprint(url: str, filters: t.Mapping[str, t.Any]) -> str:
     """Give a mark that tells one list from another.
 
@@ -63,6 +55,63 @@ def fingerprint(url: str, filters: t.Mapping[str, t.Any]) -> str:
     """
     text = json.dumps([url, filters], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Details:
+    """Whose details a scan has asked for, and who is still to be asked.
+
+    It takes a few bits for each customer.
+
+    Attributes:
+        owed: The ids of customers that were sent on, and whose details were not.
+    """
+
+    # So many ids are the bits of one number.
+    _CHUNK = 1024
+
+    def __init__(self) -> None:
+        """Begin with nobody."""
+        self.owed: dict[int, None] = {}
+        self._asked: dict[int, int] = {}
+
+    def __contains__(self, customer_id: int) -> bool:
+        """Tell whether a customer was asked for."""
+        chunk, bit = divmod(customer_id, self._CHUNK)
+        return bool(self._asked.get(chunk, 0) >> bit & 1)
+
+    def add(self, customer_id: int) -> None:
+        """Take note that the details of a customer were sent on."""
+        self.owed.pop(customer_id, None)
+        chunk, bit = divmod(customer_id, self._CHUNK)
+        self._asked[chunk] = self._asked.get(chunk, 0) | 1 << bit
+
+    def __bool__(self) -> bool:
+        """Tell whether there is anybody."""
+        return bool(self._asked or self.owed)
+
+    def state(self) -> dict[str, t.Any]:
+        """Give it as it stands in a checkpoint."""
+        text = json.dumps({k: f"{bits:x}" for k, bits in sorted(self._asked.items())})
+        asked = base64.b64encode(zlib.compress(text.encode())).decode()
+        return {"asked": asked if self._asked else None, "owed": [*self.owed]}
+
+    @classmethod
+    def resume(cls, state: dict[str, t.Any]) -> Details:
+        """Take it from a checkpoint.
+
+        Args:
+            state: What ``state`` gave.
+
+        Raises:
+            ValueError: If it is something else (or another error of that kind).
+        """
+        details = cls()
+        details.owed = {int(customer_id): None for customer_id in state["owed"]}
+        if state["asked"]:
+            text = zlib.decompress(base64.b64decode(state["asked"]))
+            bits = json.loads(text).items()
+            details._asked = {int(chunk): int(number, 16) for chunk, number in bits}
+        return details
 
 
 @dataclass
@@ -78,8 +127,7 @@ class Scan:
         newest: The newest ``updated_at`` seen so far.
         cursor: Where the pass over the list begins, None for its top.
         windows: Where a reading by windows begins, as ``Windows.resume`` takes it.
-        details: Of the customers whose details an earlier run has sent on, and who may
-            come again: the id, as text, and the mark.
+        details: Whose details this scan has asked for, in earlier runs too.
         closed: Whether nothing can have slipped by.
     """
 
@@ -89,7 +137,7 @@ class Scan:
     newest: str | None = None
     cursor: str | None = None
     windows: dict[str, t.Any] | None = None
-    details: dict[str, str] = field(default_factory=dict)
+    details: Details = field(default_factory=Details)
     closed: bool = False
 
     # The pass: how many pages and customers it has read, when it began, and the last
@@ -97,6 +145,7 @@ class Scan:
     pages: int = 0
     customers: int = 0
     pass_started: str | None = None
+    previous_pass_started: str | None = None
     limit: str | None = None
     limit_reached: bool = False
     # From the first customer on that may have moved to where it is: how many pages.
@@ -188,13 +237,21 @@ class Scan:
             or active_until >= self.bookmark
         )
 
-    def may_come_again(self, record: Record) -> bool:
-        """Tell whether the head that closes the scan will hold a customer again.
+    def lacks_details(self, record: Record) -> bool:
+        """Tell whether the details of a customer are to be asked for.
+
+        Each customer is asked for once in a scan, and again if it has changed since the
+        pass began in which it was. What changes after that, or becomes visible late,
+        is wanted by the next scan.
 
         Args:
-            record: A customer that was seen.
+            record: A customer that is wanted.
         """
-        return self._latest(record.get("last_activity_at")) >= (self.signpost or "")
+        if record["id"] not in self.details:
+            return True
+        since = self.previous_pass_started or self.started or ""
+        latest = self._latest(record.get("last_activity_at"))
+        return max(record.get("updated_at") or "", latest) > since
 
     def _latest(self, last_activity_at: str | None) -> str:
         """Give the latest that a last activity can have been: a day, until its end.
@@ -260,6 +317,7 @@ class Scan:
         self.limit = (
             _before(self.pass_started or "", LAG) if self.over_head else self.signpost
         )
+        self.previous_pass_started = self.pass_started
         self.limit_reached = self.moving = False
         self.previous = None
         self.pages = self.customers = self.moving_pages = 0
@@ -268,7 +326,13 @@ class Scan:
 
     def within(self) -> Scan:
         """Begin a scan of a part of the list, which belongs to this one."""
-        return Scan(self.bookmark, self.asked, self.started, self.newest)
+        return Scan(
+            self.bookmark,
+            self.asked,
+            self.started,
+            self.newest,
+            details=self.details,
+        )
 
     # Between runs.
 
@@ -276,24 +340,18 @@ class Scan:
         self,
         next_cursor: str | None = None,
         windows: dict[str, t.Any] | None = None,
-        details: dict[str, str] | None = None,
-        edge: tuple[str, int] | None = None,
     ) -> dict[str, t.Any]:
         """Give what a later run needs to go on at a page.
 
         Args:
             next_cursor: The cursor of the page, None where there is none.
             windows: The windows that are left, where it reads by windows.
-            details: Of customers whose details are not to be asked for again, by the id
-                as text, the mark.
-            edge: The last customer before the page, if not the one seen last.
         """
-        edge = edge or self.edge
         return {
             "cursor": next_cursor,
             "windows": windows,
-            "details": details or {},
-            "edge": list(edge) if edge else None,
+            "details": self.details.state(),
+            "edge": list(self.edge) if self.edge else None,
             "started": self.started,
             "newest": self.newest,
             "bookmark": self.bookmark,
@@ -327,9 +385,12 @@ class Scan:
             )
             bookmark = checkpoint["bookmark"] and utc(checkpoint["bookmark"])
             windows = checkpoint["windows"]
-            details = {str(k): str(v) for k, v in checkpoint["details"].items()}
+            details = Details.resume(checkpoint["details"])
             same_list = checkpoint["asked"] == self.asked
-        except (TypeError, KeyError, IndexError, ValueError, AttributeError):
+        except (
+            *(TypeError, KeyError, IndexError, ValueError, AttributeError),
+            zlib.error,
+        ):
             raise ValueError("its checkpoint is unreadable") from None
         if not started or not (cursor is None or (isinstance(cursor, str) and cursor)):
             raise ValueError("its checkpoint is unreadable")
@@ -365,6 +426,7 @@ class Scan:
     def restart(self) -> None:
         """Read from the top after all."""
         self.cursor = self.windows = self.started = self.newest = self.edge = None
+        self.details = Details()
 
 
 def _before(moment: str, span: timedelta) -> str:

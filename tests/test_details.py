@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from queue import Queue
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TextIO, cast
 from urllib.parse import urlsplit
@@ -15,10 +16,12 @@ from urllib.request import url2pathname
 
 import psycopg
 import pytest
-from singer_sdk.exceptions import FatalAPIError
+import requests
+from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 
-from tap_homele import streams
-from tap_homele.streams import DETAILS_PER_STATE, CustomerDetailsStream
+from tap_homele import details, streams
+from tap_homele.scanned import DETAILS_PER_STATE
+from tap_homele.streams import CustomerDetailsStream
 from tap_homele.tap import TapHomele
 from tests.readme import block
 from tests.sandbox import Sandbox, faults
@@ -190,38 +193,70 @@ def test_whom_a_stream_map_filters_out_costs_no_request(serve: Serve) -> None:
     assert sorted(asked(sandbox)) == sorted(owned)
 
 
-def test_columns_that_are_not_selected_do_not_hide_a_change(serve: Serve) -> None:
-    """Whether details were sent on is told by the whole customer."""
+@pytest.mark.parametrize(
+    "stream_maps",
+    [
+        {"customers": "__NULL__"},
+        {"customer_details": {"phone1": None}, "__else__": "__NULL__"},
+    ],
+)
+def test_where_a_stream_map_takes_the_list_away_all_details_come(
+    serve: Serve, stream_maps: Any
+) -> None:
+    sandbox = serve(150)
+
+    output = read(sandbox, stream_maps=stream_maps)
+
+    assert output.records_of("customers") == []
+    assert sorted(ids(output)) == sorted(sandbox.customers)
+
+
+def test_a_list_that_is_selected_later_has_all_customers(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     sandbox = serve(150)
     catalog = catalog_of(customer_details=True)
-    for name in ("updated_at", "address"):
-        catalog["customers"].metadata[("properties", name)].selected = False
-    whole = read(sandbox, catalog=catalog)
-    killed = read(sandbox, catalog=catalog, kill_after=len(whole.messages) // 2)
-    sent = [*killed.state["bookmarks"]["customers"]["scan"][0]["details"]]
-    sandbox.edit(int(sent[0]), address="Gulan Street 7")
+    catalog["customers"].metadata.root.selected = False
+    first = read(sandbox, catalog=catalog)
 
-    again = read(sandbox, catalog=catalog, state=killed.state)
+    second = read(sandbox, state=first.state)
 
-    addresses = {r["id"]: r["address"] for r in again.records_of(DETAILS)}
-    assert addresses[int(sent[0])] == "Gulan Street 7"
+    assert len(second.records_of("customers")) == 150
+    assert "the streams are not those of the last run" in logged(caplog, "WARNING")[0]
 
 
 # What it costs.
 
 
-def test_the_messages_are_little_more_than_the_records(serve: Serve) -> None:
+@pytest.mark.parametrize(
+    ("scan_by", "page_size", "case"),
+    [
+        ("cursor", 100, "quiet"),
+        ("auto", 20, "quiet"),
+        ("created_date", 100, "quiet"),
+        ("cursor", 100, "all active just now"),
+        ("created_date", 100, "an import of one day"),
+    ],
+)
+def test_the_messages_are_little_more_than_the_records(
+    serve: Serve, scan_by: str, page_size: int, case: str
+) -> None:
     sandbox = serve(2000)
+    if case == "all active just now":
+        for customer_id in sandbox.customers:
+            sandbox.edit(customer_id, last_activity_at=sandbox.now())
+    elif case == "an import of one day":
+        one_day(sandbox, 1500)
     catalog = catalog_of(customer_details=True)
     catalog["customers"].metadata.root.selected = False
 
-    output = read(sandbox, catalog=catalog)
+    output = read(sandbox, catalog=catalog, scan_by=scan_by, page_size=page_size)
 
     size = sum(len(json.dumps(message)) for message in output.messages)
     records = sum(len(json.dumps(message)) for message in output.of("RECORD"))
     assert len(output.records) == 2000
     assert size < 1.2 * records
-    assert len(output.of("SCHEMA")) == 20
+    assert len(output.of("SCHEMA")) <= 20
 
 
 @pytest.mark.parametrize("latency", ["short", "long"])
@@ -247,7 +282,7 @@ def test_one_429_makes_one_wait(
     ours = SimpleNamespace(monotonic=lambda: clock[0])
     monkeypatch.setattr("tap_homele.client.time", ours)
     if latency == "long":
-        monkeypatch.setattr(streams, "QUICK", 1e-6)
+        monkeypatch.setattr(details, "QUICK", 1e-6)
 
     output = read(sandbox)
 
@@ -258,11 +293,48 @@ def test_one_429_makes_one_wait(
     if latency == "short":
         assert len(waits) == 2
     else:
-        # Each connection meets the limit once at most, and most wait with another.
+        # Each connection can meet the limit.
         assert 2 <= len(waits) <= len(rejected(sandbox))
     sent = 133 + len(rejected(sandbox))
     assert f"{sent} requests" in logged(caplog)[-1]
     assert f", {len(waits)} waits" in logged(caplog)[-1]
+
+
+def test_connections_that_meet_the_same_limit_wait_together(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    tap = TapHomele(config={"auth_token": "1|abc", "customer_details": True})
+    stream = cast("CustomerDetailsStream", tap.streams[DETAILS])
+    clock = [1000.0]
+    monkeypatch.setattr(
+        "tap_homele.client.time", SimpleNamespace(monotonic=lambda: clock[0])
+    )
+    response = requests.Response()
+    response.status_code = 429
+    error = RetriableAPIError("429", response)
+
+    done = threading.Event()
+    threads: list[threading.Thread] = []
+    met: Queue[None] = Queue()
+
+    def meet(wait: float) -> None:
+        stream.backoff_handler({"exception": error, "wait": wait})  # type: ignore[typeddict-item]
+        met.put(None)
+        done.wait()
+
+    for later, wait in ((0, 30), (1, 29), (2, 27), (60, 30), (0, 30)):
+        clock[0] += later
+        threads.append(threading.Thread(target=meet, args=[wait]))
+        threads[-1].start()
+        met.get()
+    done.set()
+    for thread in threads:
+        thread.join()
+
+    assert (stream.waits, stream.seconds_waited) == (2, 60)
+    limit = "The API's rate limit is reached: waiting 30 s."
+    assert logged(caplog) == [limit, limit]
 
 
 def rejected(sandbox: Sandbox) -> list[LoggedRequest]:
@@ -275,20 +347,30 @@ def test_the_log_says_how_many_and_how_long(
     sandbox = serve(150)
     caplog.set_level(logging.INFO)
     clock = [0.0]
-    monkeypatch.setattr(streams, "monotonic", lambda: clock[0])
-    sandbox.meanwhile_detail = lambda: clock.__setitem__(0, clock[0] + 1)
+    monkeypatch.setattr(details, "monotonic", lambda: clock[0])
+    sandbox.meanwhile = lambda: clock.__setitem__(0, clock[0] + 3600)
+
+    def meanwhile() -> None:
+        clock[0] += 1 if len(asked(sandbox)) <= 60 else 2
+
+    sandbox.meanwhile_detail = meanwhile
 
     read(sandbox)
 
     lines = [line for line in logged(caplog) if line.startswith(("Asking", "Details"))]
-    page = "Asking for the details of customers of this page: {}, one request each."
-    far = "Details so far: {}, 60 a minute. Left of this page: {}, {} minutes. "
-    unknown = "How many pages follow, Homele does not say."
+    asking = "Asking for the details of {} customers, one request each."
+    far = (
+        "Details so far: {}, {} a minute now. Left of those that the list has shown: "
+        "{}, {} minutes. How many follow, Homele does not say."
+    )
     assert lines == [
-        page.format(100),
-        f"{far.format(60, 40, 0.7)}{unknown}",
-        page.format(50),
-        f"{far.format(120, 30, 0.5)}{unknown}",
+        asking.format(100),
+        far.format(60, 60, 40, 0.7),
+        far.format(90, 30, 10, 0.3),
+        asking.format(50),
+        # The hour that the list took meanwhile does not count.
+        far.format(120, 30, 30, 1.0),
+        far.format(150, 30, 0, 0.0),
         "Details sent: 150. Customers that were deleted meanwhile: 0.",
     ]
 
@@ -299,9 +381,9 @@ def test_slow_answers_are_waited_for_on_a_few_connections(
 ) -> None:
     sandbox = serve(150)
     if latency == "long":
-        monkeypatch.setattr(streams, "QUICK", 1e-6)
+        monkeypatch.setattr(details, "QUICK", 1e-6)
     elif latency == "changing":
-        monkeypatch.setattr(streams, "QUICK", 0.01)
+        monkeypatch.setattr(details, "QUICK", 0.01)
     under_way: list[int] = []
     most = []
 
@@ -319,7 +401,7 @@ def test_slow_answers_are_waited_for_on_a_few_connections(
     listed = [record["id"] for record in output.records_of("customers")]
     assert ids(output) == listed
     assert (max(most) == 1) is (latency == "short")
-    assert max(most) <= streams.MOST_CONNECTIONS
+    assert max(most) <= details.MOST_CONNECTIONS
 
 
 # What can go wrong.
@@ -341,6 +423,18 @@ def test_whoever_was_deleted_meanwhile_is_passed_over(
         caplog
     )
     assert output.state["bookmarks"]["customers"]["scan"] == []
+
+
+def test_those_of_an_earlier_run_can_all_be_deleted(serve: Serve) -> None:
+    sandbox = serve(90)
+    killed = read(sandbox, kill_after=90 + 3 + 60)
+    for customer_id in list(sandbox.customers):
+        sandbox.delete(customer_id)
+
+    again = read(sandbox, state=killed.state)
+
+    assert again.records == []
+    assert again.state["bookmarks"]["customers"]["scan"] == []
 
 
 @pytest.mark.parametrize(
@@ -389,13 +483,22 @@ def test_an_answer_that_is_none_is_an_error_and_nothing_is_lost(
     assert len(ids(output)) + len(ids(again)) <= 150 + DETAILS_PER_STATE
 
 
-def test_no_details_at_all_is_an_error(serve: Serve) -> None:
-    sandbox = serve(150)
-    for customer_id in sandbox.customers:
+@pytest.mark.parametrize(("count", "there"), [(150, 0), (15, 0), (150, 30), (9, 4)])
+def test_customers_who_are_in_the_list_are_not_all_deleted(
+    serve: Serve, count: int, there: int
+) -> None:
+    sandbox = serve(count)
+    listed = [record["id"] for record in sync(sandbox).records]
+    for customer_id in listed[there:]:
         sandbox.detail_faults[customer_id] = faults.refused(404, "Not Found.")
+    output = Output([])
 
-    with pytest.raises(FatalAPIError, match="no details of any of the first 20"):
-        read(sandbox)
+    with pytest.raises(FatalAPIError, match=r"no details of \d+ of \d+ customers"):
+        read(sandbox, output=output)
+
+    sandbox.detail_faults.clear()
+    again = read(sandbox, state=output.state)
+    assert set(ids(output)) | set(ids(again)) >= set(listed[there + there :])
 
 
 # Between runs.
@@ -561,20 +664,106 @@ def test_an_error_with_batches_loses_nothing(serve: Serve, tmp_path: Path) -> No
     assert found == set(sandbox.customers)
 
 
-def test_whoever_changed_meanwhile_is_asked_for_again(serve: Serve) -> None:
-    sandbox = serve(50)
-    killed = read(sandbox, kill_after=50 + 2 + 45)
-    (checkpoint,) = killed.state["bookmarks"]["customers"]["scan"]
-    sent = [int(customer_id) for customer_id in checkpoint["details"]]
-    assert len(sent) == 40
+@pytest.mark.parametrize("selected", [True, False])
+def test_whoever_changed_meanwhile_is_asked_for_again(
+    serve: Serve,
+    selected: bool,  # noqa: FBT001
+) -> None:
+    """Also where the column that tells of the change is not selected."""
+    now = [time.time() - 7200]
+    sandbox = serve(80, clock=lambda: now[0])
+    catalog = catalog_of(customer_details=True)
+    for name in () if selected else ("updated_at", "address"):
+        catalog["customers"].metadata[("properties", name)].selected = False
+    killed = read(sandbox, catalog=catalog, kill_after=80 + 3 + 70)
+    before = asked(sandbox)
+    sent = ids(killed)[:DETAILS_PER_STATE]
+    now[0] += 60
     sandbox.edit(sent[3], address="Gulan Street 7")
     sandbox.requests.clear()
 
-    again = read(sandbox, state=killed.state)
+    again = read(sandbox, catalog=catalog, state=killed.state)
 
+    assert len(before) == 70
     assert set(asked(sandbox)) == set(sandbox.customers) - set(sent) | {sent[3]}
     addresses = {r["id"]: r["address"] for r in again.records_of(DETAILS)}
     assert addresses[sent[3]] == "Gulan Street 7"
+
+
+def test_whoever_changes_while_the_list_is_read_is_asked_for_again(
+    serve: Serve,
+) -> None:
+    now = [time.time() - 7200]
+    sandbox = serve(250, clock=lambda: now[0])
+    rows = sandbox.customers.values()
+    newest = max(rows, key=lambda row: row["last_activity_at"] or "")
+
+    def meanwhile() -> None:
+        now[0] += 60
+        if len(asked(sandbox)) == 200 and len(sandbox.requests) == 203:
+            sandbox.edit(
+                newest["id"], address="60m Street", last_activity_at=sandbox.now()
+            )
+
+    sandbox.meanwhile = meanwhile
+
+    output = read(sandbox)
+
+    assert Counter(asked(sandbox)) == Counter([*sandbox.customers, newest["id"]])
+    last = output.records_of(DETAILS)[-1]
+    assert (last["id"], last["address"]) == (newest["id"], "60m Street")
+
+
+@pytest.mark.parametrize("killed_in", ["the windows", "the list"])
+def test_after_a_kill_and_another_way_nobody_is_asked_for_again(
+    serve: Serve, killed_in: str
+) -> None:
+    sandbox = serve(700, drops_nulls=True)
+    whole = read(sandbox, scan_by="auto")
+    assert whole.state["bookmarks"]["customers"]["scan_by"] == "created_date"
+    at = len(whole.messages) * (98 if killed_in == "the windows" else 30) // 100
+    sandbox.requests.clear()
+    killed = read(sandbox, scan_by="auto", kill_after=at)
+    (checkpoint,) = killed.state["bookmarks"]["customers"]["scan"]
+    assert (checkpoint["windows"] is None) == (killed_in == "the list")
+    stored = max(n for n, m in enumerate(killed.messages) if m["type"] == "STATE")
+    confirmed = ids(Output(killed.messages[: stored + 1]))
+    sandbox.requests.clear()
+
+    again = read(sandbox, scan_by="auto", state=killed.state)
+
+    assert set(confirmed) | set(ids(again)) >= {
+        row["id"] for row in sandbox.customers.values() if row["last_activity_at"]
+    }
+    assert not set(confirmed) & set(asked(sandbox))
+    assert len(asked(sandbox)) == len(set(asked(sandbox)))
+
+
+def test_details_of_the_head_do_not_take_the_list_back(serve: Serve) -> None:
+    now = [time.time() - 7200]
+    sandbox = serve(450, clock=lambda: now[0])
+    first = read(sandbox)
+    now[0] += 3600
+    listed = [record["id"] for record in sync(sandbox).records]
+    sandbox.edit(listed[-1])
+    sandbox.requests.clear()
+    sandbox.meanwhile = lambda: (
+        sandbox.edit(listed[-2], last_activity_at=sandbox.now())
+        if len(sandbox.requests) == 3
+        else None
+    )
+
+    output = read(sandbox, state=first.state)
+
+    assert {listed[-1], listed[-2]} <= set(asked(sandbox))
+    checkpoints = [
+        state["bookmarks"]["customers"]["scan"][0]
+        for state in output.states
+        if state["bookmarks"]["customers"]["scan"]
+    ]
+    # That of the last page, from which a later run would go on.
+    assert checkpoints[-1]["cursor"] == checkpoints[-2]["cursor"]
+    assert checkpoints[-1]["cursor"] in sandbox.requests[4].url
 
 
 def test_another_list_is_asked_for_from_the_beginning(serve: Serve) -> None:
@@ -650,10 +839,16 @@ def test_the_history_becomes_rows(
     sql = block("## Customer details", "sql")
 
     with psycopg.connect(postgres_url) as connection:
-        for statement in sql.split(";"):
-            if statement.strip():
-                cursor = connection.execute(statement)
-        rows = cursor.fetchall()
+        connection.execute("SET timezone = 'Asia/Baghdad'")
+        view, query, _ = sql.split(";")
+        connection.execute(view)
+        rows = connection.execute(query).fetchall()
+        # Laravel can write a time so, and means UTC.
+        connection.execute(
+            "UPDATE tap_homele.customer_details SET additional_properties = "
+            "replace(additional_properties::text, '+00:00', '')::jsonb"
+        )
+        assert connection.execute(query).fetchall() == rows
 
     expected = [
         (row["id"], change["lead_status"]["name"], change["changed_at"])

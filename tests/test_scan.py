@@ -100,7 +100,7 @@ def test_the_local_clock_where_the_server_has_none_or_is_ahead(
     (customer_id,) = sandbox.customers
     sandbox.edit(customer_id)
     if header == "missing":
-        monkeypatch.setattr("tap_homele.streams.server_time", lambda _: None)
+        monkeypatch.setattr("tap_homele.scanned.server_time", lambda _: None)
 
     state = stream_state(sync(sandbox).state)
 
