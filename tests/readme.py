@@ -1,13 +1,14 @@
-"""The README: what it shows is what is so."""
+"""The code that the README and CONTRIBUTING show."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 README = Path(__file__).parent.parent / "README.md"
+CONTRIBUTING = README.with_name("CONTRIBUTING.md")
 
 
-def block(heading: str, language: str) -> str:
+def block(heading: str, language: str, document: Path = README) -> str:
     """Give the first block of code in a language below a heading."""
-    text = README.read_text().partition(heading)[2]
+    text = document.read_text().partition(heading)[2]
     return text.partition(f"```{language}\n")[2].partition("```")[0]

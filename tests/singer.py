@@ -80,11 +80,14 @@ class KilledError(BaseException):
     """The end of a run that nothing in it can catch, as ``kill -9``."""
 
 
-class _Collector(MsgSpecWriter):
+class Writer(MsgSpecWriter):
     """Keeps what a target would read, and can kill the tap between two messages."""
 
     def __init__(
-        self, messages: list[Message], kill_after: float, parse_float: type
+        self,
+        messages: list[Message],
+        kill_after: float = math.inf,
+        parse_float: type = float,
     ) -> None:
         super().__init__()
         self.parse_float = parse_float
@@ -133,7 +136,7 @@ def sync(  # noqa: PLR0913
         config=config_for(sandbox, **settings),
         state=copy.deepcopy(state),
         catalog=copy.deepcopy(catalog),
-        message_writer=_Collector(output.messages, kill_after, parse_float),
+        message_writer=Writer(output.messages, kill_after, parse_float),
     )
     with contextlib.suppress(KilledError):
         tap.sync_all()

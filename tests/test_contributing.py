@@ -1,0 +1,118 @@
+"""What CONTRIBUTING says of a new field and a new stream, done as it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import typing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from singer_sdk import typing as th
+from singer_sdk.streams.rest import HTTPRequest, PageContext
+
+from tap_homele.client import HomeleStream
+from tap_homele.pagination import CursorPaginator
+from tap_homele.tap import TapHomele
+from tests.readme import CONTRIBUTING, block
+from tests.sandbox.server import API_PATH
+from tests.singer import Output, Writer, clean_environment, config_for
+from tests.test_demo import port
+from tests.test_meltano import project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Serve
+
+__all__ = ["port", "project"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_add_a_field(project: Path) -> None:
+    text = CONTRIBUTING.read_text().partition("## Add a field")[2]
+    (line,) = re.findall(r"`(th\.Property\(.*\),)`", text)
+    (made_up,) = re.findall(r'`("website": .*,)`', text)
+    (documented,) = re.findall(r"`(website .*)`\.", text)
+
+    def insert(file: str, before: str, inserted: str) -> None:
+        path = project / file
+        old = path.read_text()
+        assert old.count(before) == 1
+        path.write_text(old.replace(before, inserted + before))
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=project,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    tests = [f"tests/test_{name}.py" for name in ("schema", "documents")]
+    tests += ["tests/test_postgres.py::test_the_table_equals_homele"]
+    tests += ["tests/test_customers.py::test_the_customers_of_the_sandbox_are_varied"]
+    pytest_ = ("pytest", "-q", "-n0", *tests)
+
+    insert(
+        "tap_homele/streams.py",
+        ")\n\n# What only the details say",
+        f"    {line}\n",
+    )
+    insert("tests/sandbox/customers.py", '        "address": ', f"        {made_up}\n")
+    insert("tests/test_schema.py", '"""\nFIELDS', f"{documented}\n")
+    # Until it is generated anew, the tests say so.
+    drift = run("pytest", "-q", "-n0", "tests/test_documents.py", "-k", "is_generated")
+    assert "FAILED" in drift.stdout
+    generated = run("tests.generate")
+    assert generated.returncode == 0, generated.stderr
+
+    result = run(*pytest_)
+
+    assert result.returncode == 0, result.stdout
+    assert (
+        "| `website` | text | `text` | The web site. |"
+        in (project / "README.md").read_text()
+    )
+
+
+def test_add_a_stream(serve: Serve) -> None:
+    names: dict[str, Any] = {
+        "CursorPaginator": CursorPaginator,
+        "HTTPRequest": HTTPRequest,
+        "HomeleStream": HomeleStream,
+        "PageContext": PageContext,
+        "t": typing,
+        "th": th,
+    }
+    exec(block("## Add a stream", "python", CONTRIBUTING), names)  # noqa: S102
+    sandbox = serve(150)
+    rows = [{"id": 1, "name": "Website"}, {"id": 2, "name": "إحالة"}]
+    sandbox.app.add_url_rule(
+        f"{API_PATH}/lead-sources",
+        "sources",
+        view_func=lambda: {
+            "success": True,
+            "data": rows,
+            "meta": {"has_more": False, "next_cursor": None},
+        },
+    )
+
+    class WithSources(TapHomele):
+        def discover_streams(self) -> list[HomeleStream]:
+            return [*super().discover_streams(), names["LeadSourcesStream"](tap=self)]
+
+    output = Output([])
+
+    WithSources(
+        config=config_for(sandbox), message_writer=Writer(output.messages)
+    ).sync_all()
+
+    assert output.records_of("lead_sources") == rows
+    assert len(output.records_of("customers")) == 150
+    assert "/lead-sources?per_page=100" in sandbox.urls
+    output.validate()
