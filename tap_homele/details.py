@@ -21,14 +21,13 @@ if t.TYPE_CHECKING:
     import requests
     from singer_sdk.helpers.types import Context
 
-# If so many of those who are asked for at once are gone, and they are more than half,
-# they are not all deleted: they were in the list a moment ago.
-MOST_GONE = 5
-
 # The budget is a request a second. Where an answer takes longer than this, in seconds,
 # another connection is used, up to so many.
 QUICK = 0.8
 MOST_CONNECTIONS = 5
+
+# Takes a customer's id, and whether there are no details.
+Answered: t.TypeAlias = "Callable[..., None]"
 
 # How often it is said how far the details are, in seconds.
 REPORT_EVERY = 60
@@ -52,34 +51,25 @@ class DetailStream(CustomerStream):
 
     # Who is read next, and what is called after each.
     _customer_ids: Sequence[int] = ()
-    _sent: Callable[[int], None]
-    _just_listed = True
+    _answered_by: Answered
 
-    def read(
-        self,
-        customer_ids: Sequence[int],
-        sent: Callable[[int], None],
-        *,
-        just_listed: bool,
-    ) -> None:
+    def read(self, customer_ids: Sequence[int], answered: Answered) -> None:
         """Ask for the details of some customers, and write them.
 
         Args:
             customer_ids: Their ids.
-            sent: Is called with the id of each when the SDK has written its details.
-            just_listed: Whether all were in the list a moment ago.
+            answered: Is called with the id of each, and with ``is_gone``: whether there
+                are no details; else the SDK has written them.
 
         Raises:
-            FatalAPIError: If the details of one cannot be had, or if most are gone that
-                were just listed.
+            FatalAPIError: If the details of one cannot be had.
         """
         if customer_ids:
             self.logger.info(
                 "Asking for the details of %d customers, one request each.",
                 len(customer_ids),
             )
-        self._customer_ids, self._sent = customer_ids, sent
-        self._just_listed = just_listed
+        self._customer_ids, self._answered_by = customer_ids, answered
         self._reported += monotonic()
         self.sync()
         self._reported -= monotonic()
@@ -99,7 +89,6 @@ class DetailStream(CustomerStream):
         send = self.request_decorator(self._ask)
         waiting = iter(self._customer_ids)
         under_way: deque[tuple[int, Future[requests.Response]]] = deque()
-        asked, gone = self.asked, self.gone
         left = len(self._customer_ids)
         while left:
             for customer_id in itertools.islice(
@@ -116,12 +105,15 @@ class DetailStream(CustomerStream):
             response = future.result()
             seconds = response.elapsed.total_seconds()
             self._connections = min(MOST_CONNECTIONS, 1 + int(seconds / QUICK))
-            yield from self._details(customer_id, response)
-            # The SDK has written it when it asks for more.
             self.asked += 1
             left -= 1
-            self._look_at_the_gone(self.asked - asked, self.gone - gone)
-            self._sent(customer_id)
+            gone = is_gone(response)
+            if gone:
+                self.gone += 1
+            else:
+                yield self._details(customer_id, response)
+            # The SDK has written them when it asks for more.
+            self._answered_by(customer_id, is_gone=gone)
             self._report(left)
 
     def _ask(
@@ -164,13 +156,8 @@ class DetailStream(CustomerStream):
             )
         return super().refusal(response, said)
 
-    def _details(
-        self, customer_id: int, response: requests.Response
-    ) -> Iterator[records.Record]:
-        """Make a record of an answer, or none, if the customer is gone."""
-        if is_gone(response):
-            self.gone += 1
-            return
+    def _details(self, customer_id: int, response: requests.Response) -> records.Record:
+        """Make a record of an answer."""
         row = self.read_answer(response)["data"]
         try:
             record = self.fitter.fit(row)
@@ -184,15 +171,7 @@ class DetailStream(CustomerStream):
                 f"Homele was asked for customer {customer_id}, and answered with "
                 f"customer {record['id']}. Tell Homele's support."
             )
-        yield record
-
-    def _look_at_the_gone(self, asked: int, gone: int) -> None:
-        if self._just_listed and gone >= MOST_GONE and 2 * gone > asked:
-            raise FatalAPIError(
-                f"Homele has no details of {gone} of {asked} customers, who are in its "
-                "list. Run the tap again; if it stays so, set "
-                "customer_details to false, and tell Homele's support."
-            )
+        return record
 
     def _report(self, left: int) -> None:
         """Say once a minute how far it is."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import typing as t
 import zlib
@@ -91,9 +92,16 @@ class Details:
 
     def state(self) -> dict[str, t.Any]:
         """Give it as it stands in a checkpoint."""
-        text = json.dumps({k: f"{bits:x}" for k, bits in sorted(self._asked.items())})
-        asked = base64.b64encode(zlib.compress(text.encode())).decode()
-        return {"asked": asked if self._asked else None, "owed": [*self.owed]}
+        ids = sorted(
+            chunk * self._CHUNK + bit
+            for chunk, bits in self._asked.items()
+            for bit in range(bits.bit_length())
+            if bits >> bit & 1
+        )
+        # How far each is from the one before: small numbers, which compress well.
+        steps = " ".join(str(b - a) for a, b in itertools.pairwise([0, *ids]))
+        asked = base64.b64encode(zlib.compress(steps.encode())).decode()
+        return {"asked": asked if ids else "", "owed": [*self.owed]}
 
     @classmethod
     def resume(cls, state: dict[str, t.Any]) -> Details:
@@ -106,11 +114,11 @@ class Details:
             ValueError: If it is something else (or another error of that kind).
         """
         details = cls()
-        details.owed = {int(customer_id): None for customer_id in state["owed"]}
         if state["asked"]:
-            text = zlib.decompress(base64.b64decode(state["asked"]))
-            bits = json.loads(text).items()
-            details._asked = {int(chunk): int(number, 16) for chunk, number in bits}
+            steps = zlib.decompress(base64.b64decode(state["asked"])).decode().split()
+            for customer_id in itertools.accumulate(map(int, steps)):
+                details.add(customer_id)
+        details.owed = {int(customer_id): None for customer_id in state["owed"]}
         return details
 
 
@@ -250,8 +258,8 @@ class Scan:
         if record["id"] not in self.details:
             return True
         since = self.previous_pass_started or self.started or ""
-        latest = self._latest(record.get("last_activity_at"))
-        return max(record.get("updated_at") or "", latest) > since
+        times = (record.get("updated_at"), record.get("last_activity_at"))
+        return any(at and at > since and not self._is_ahead(at) for at in times)
 
     def _latest(self, last_activity_at: str | None) -> str:
         """Give the latest that a last activity can have been: a day, until its end.
@@ -314,10 +322,11 @@ class Scan:
             # In the whole list nobody has an activity. Whoever has one now is at the
             # top, and ends with the first who has none; or is below, and was seen.
             self.nulls_last = True
+        if self.over_head:
+            self.previous_pass_started = self.pass_started
         self.limit = (
             _before(self.pass_started or "", LAG) if self.over_head else self.signpost
         )
-        self.previous_pass_started = self.pass_started
         self.limit_reached = self.moving = False
         self.previous = None
         self.pages = self.customers = self.moving_pages = 0
@@ -325,7 +334,11 @@ class Scan:
         return True
 
     def within(self) -> Scan:
-        """Begin a scan of a part of the list, which belongs to this one."""
+        """Begin with a part of the list, or from its top again, in this same scan.
+
+        The start stays: whoever was asked for details, and has changed since, belongs
+        to the next scan.
+        """
         return Scan(
             self.bookmark,
             self.asked,
@@ -422,11 +435,6 @@ class Scan:
         if not self.resuming or self.edge is None:
             return True
         return (record.get("last_activity_at") or "", record["id"]) < self.edge
-
-    def restart(self) -> None:
-        """Read from the top after all."""
-        self.cursor = self.windows = self.started = self.newest = self.edge = None
-        self.details = Details()
 
 
 def _before(moment: str, span: timedelta) -> str:

@@ -47,6 +47,10 @@ class DetailsError(FatalAPIError):
     """The details of a customer cannot be had; the list is none the worse for it."""
 
 
+class GoneError(DetailsError):
+    """Most of those who were asked for have no details."""
+
+
 class CustomerStream(HomeleStream):
     """What the streams of customers have in common."""
 
@@ -120,8 +124,8 @@ class ScannedStream(CustomerStream):
     # read, and how many sent on.
     _evidence = "not looked for"
     _pages = _read = _sent = 0
-    # How many customers without a created date were seen.
-    _undated = 0
+    # Whether customers without a created date were seen.
+    _undated = False
     # What a window shows that is asked for to check it, and whether that is not all.
     _shown: tuple[list[records.Record], bool] | None = None
     # The windows that are left, that which is read included.
@@ -260,14 +264,23 @@ class ScannedStream(CustomerStream):
         bookmark = self.get_starting_replication_key_value(context)
         self._scan = Scan(bookmark=records.utc(bookmark), asked=self.asked)
         self._resume()
-        # Who is owed them from an earlier run may be long gone.
-        self._read_details(just_listed=False)
+        try:
+            yield from self._read_all()
+        except GoneError:
+            # Who was deleted is not in the list any more, and nobody asks for them.
+            self._restart("customers who are to have details are gone")
+            self._scan.details.owed.clear()
+            yield from self._read_all()
+        self._close()
+
+    def _read_all(self) -> Iterator[records.Record]:
+        """Read the list in the way that was chosen, and the details."""
+        self._read_details()
         if self._windows is None:
             yield from self._read_by_cursor()
         if self._windows is not None:
             yield from self._read_by_windows(self._windows)
         self._read_details()
-        self._close()
 
     def _read_pass(self) -> Iterator[records.Record]:
         """Read the list, or a window of it, from where the scan begins to its end."""
@@ -313,8 +326,7 @@ class ScannedStream(CustomerStream):
 
     def _read_by_windows(self, windows: Windows) -> Iterator[records.Record]:
         """Read the list by windows of the created date, until none is left."""
-        too_full: list[str] = []
-        cut_off: list[str] = []
+        windows.undated = windows.undated or self._undated
         while window := windows.next(self._today):
             self._window, self._windows_left = window, windows.checkpoint()
             self._scan = self._scan.within()
@@ -327,38 +339,35 @@ class ScannedStream(CustomerStream):
                 if not window.by_cursor or not self._scan.pages:
                     raise
                 customers = self._scan.customers
-                cut_off.append(str(window))
+                windows.cut_off.append(str(window))
             if window.by_cursor:
                 # Whom the cursor hides here, nobody can tell.
-                too_full.append(str(window))
+                windows.too_full.append(str(window))
                 self.warn(
                     "More customers were created on %s than fit on a page: %d were "
                     "read by the cursor, which may hide others.",
                     window,
                     customers,
                 )
+            windows.undated = windows.undated or self._undated
             self._save(self._scan.checkpoint(None, windows.checkpoint()))
-        self._scan.closed = not (too_full or self._undated)
-        if self._undated:
+        self._scan.closed = not (windows.too_full or windows.undated)
+        if windows.undated:
             self.warn(
                 "There are customers without a created date, which no window holds: "
                 "some may not have been read. Tell Homele's support."
             )
-        self._evidence = f"{len(too_full)} days did not fit on a page"
-        if cut_off:
+        self._evidence = f"{len(windows.too_full)} days did not fit on a page"
+        if windows.cut_off:
             self._read_details()
-            self._give_up(
-                f"Of those created on {', '.join(cut_off)} more follow, and Homele "
-                "fails to follow its own cursor to them. All others were read. Tell "
-                "Homele's support; until it is mended, each run ends like this."
+            # Whose details were asked for stays known, but all is read anew.
+            again = Windows(self.config["page_size"])
+            self._save(self._scan.checkpoint(None, again.checkpoint()))
+            raise FatalAPIError(
+                f"Of those created on {', '.join(windows.cut_off)} more follow, and "
+                "Homele fails to follow its own cursor to them. All others were read. "
+                "Tell Homele's support; until it is mended, each run ends like this."
             )
-
-    def _give_up(self, sentence: str) -> t.NoReturn:
-        """End with an error, though nothing is left to go on with."""
-        state = self.get_context_state(None)
-        state["scan"] = []
-        self._save(None)
-        raise FatalAPIError(sentence)
 
     @property
     def _today(self) -> date:
@@ -462,7 +471,7 @@ class ScannedStream(CustomerStream):
         if not scan.over_head:
             self._pages += 1
             self._read += len(page)
-        self._undated += sum(record["created_at"] is None for record in page)
+        self._undated |= any(record["created_at"] is None for record in page)
         has_details, owed = self._child is not None, scan.details.owed
         for record in filter(scan.sees, page):
             self._sent += 1
@@ -534,26 +543,48 @@ class ScannedStream(CustomerStream):
         ) and not stream_map.get_filter_result(record)
         return not is_filtered_out and self._scan.lacks_details(record)
 
-    def _read_details(self, *, just_listed: bool = True) -> None:
-        """Ask for the details of those who are owed, and save the progress."""
+    def _read_details(self) -> None:
+        """Ask for the details of those who are owed, and save the progress.
+
+        Raises:
+            DetailsError: If the details of one cannot be had.
+            GoneError: If there are none of most of them: not all of those will have
+                been deleted since they were in the list.
+        """
         details = self._scan.details
         if self._child is None or not details.owed:
             return
-        asked = 0
+        owed = [*details.owed]
+        gone: list[int] = []
 
-        def sent(customer_id: int) -> None:
-            nonlocal asked
-            asked += 1
-            details.add(customer_id)
-            if asked % DETAILS_PER_STATE == 0:
+        def answered(customer_id: int, *, is_gone: bool) -> None:
+            if is_gone:
+                gone.append(customer_id)
+            else:
+                details.add(customer_id)
+            if self._child and self._child.asked % DETAILS_PER_STATE == 0:
                 self._save_details()
 
         try:
-            self._child.read([*details.owed], sent, just_listed=just_listed)
+            self._child.read(owed, answered)
         except FatalAPIError as error:
             raise DetailsError(str(error)) from None
-        if asked % DETAILS_PER_STATE:
+        if 2 * len(gone) > len(owed):
             self._save_details()
+            raise GoneError(
+                f"Homele has no details of {len(gone)} of {len(owed)} customers, who "
+                "are in its list. Run the tap again; if it stays so, set "
+                "customer_details to false, and tell Homele's support."
+            )
+        if gone:
+            self.warn(
+                "Homele has no details of %d customers: they were deleted after the "
+                "list was read, or the token may not see them.",
+                len(gone),
+            )
+            for customer_id in gone:
+                details.add(customer_id)
+        self._save_details()
 
     def _save_details(self) -> None:
         """Save whose details were sent on, where the list would go on as before."""
@@ -631,8 +662,12 @@ class ScannedStream(CustomerStream):
             "top of the list.",
             reason,
         )
-        self._scan.restart()
+        self._scan = self._scan.within()
         self._resumed_after = None
+        if self._windows is not None:
+            self._windows = Windows(self.config["page_size"])
+        if self._seen is not None:
+            self._seen = Seen(self._seen.since)
 
     def _save(self, checkpoint: dict[str, t.Any] | None) -> None:
         """Write how far the scan has come, after a page or a window.
@@ -652,6 +687,16 @@ class ScannedStream(CustomerStream):
             # The SDK writes a state with each batch of details, when customers that
             # came before them wait in a batch that is not full yet.
             checkpoint = None
+        self._note_progress()
+        if checkpoint:
+            self.get_context_state(None)["scan"] = [checkpoint]
+        # A batch that is not full yet is not written yet: there the SDK writes the
+        # state, after each batch.
+        if not batches:
+            self._tap.state_writer.write_state(self.tap_state)
+
+    def _note_progress(self) -> None:
+        """Put into the state what the SDK makes the bookmark of."""
         scan = self._scan
         state = self.get_context_state(None)
         # Also where it is None: Meltano merges the states of a full refresh, which asks
@@ -664,12 +709,6 @@ class ScannedStream(CustomerStream):
         if newest := max(filter(None, (scan.newest, scan.bookmark)), default=None):
             markers["replication_key"] = self.replication_key
             markers["replication_key_value"] = newest
-        if checkpoint:
-            state["scan"] = [checkpoint]
-        # A batch that is not full yet is not written yet: there the SDK writes the
-        # state, after each batch.
-        if not batches:
-            self._tap.state_writer.write_state(self.tap_state)
 
     def _close(self) -> None:
         """Finish: nothing of the scan stays in the state but the bookmark.
@@ -680,6 +719,8 @@ class ScannedStream(CustomerStream):
         scan, state = self._scan, self.get_context_state(None)
         state["scan_by"] = self._way
         if self.is_incremental:
+            # A run that had nothing left to read has not noted it yet.
+            self._note_progress()
             state.update(scan=[], asked=scan.asked)
         if not self.is_incremental and self.emit_activate_version_messages:
             self._activate_versions()
@@ -692,7 +733,7 @@ class ScannedStream(CustomerStream):
         self.activate_version()
         if self._child:
             # Its table is to be emptied too, where the list is empty.
-            self._child.read([], lambda _: None, just_listed=True)
+            self._child.read([], lambda *_, **__: None)
             self._child.activate_version()
 
     def _summarize(self) -> None:
@@ -703,7 +744,7 @@ class ScannedStream(CustomerStream):
         child = self._child
         if child:
             self.logger.info(
-                "Details sent: %d. Customers that were deleted meanwhile: %d.",
+                "Details sent: %d. Customers without details: %d.",
                 child.asked - child.gone,
                 child.gone,
             )

@@ -150,6 +150,9 @@ class Windows:
         rest: What is still to be read, from one day to another, the newest last.
         per_day: How many customers are created in a day, as far as is known; None: it
             is asked for all that is left.
+        too_full: The days that were read by the cursor, which may hide customers.
+        cut_off: Those of them whose rest could not be had.
+        undated: Whether there are customers without a created date.
     """
 
     page_size: int
@@ -157,6 +160,9 @@ class Windows:
         default_factory=lambda: [(None, None)]
     )
     per_day: float | None = None
+    too_full: list[str] = field(default_factory=list)
+    cut_off: list[str] = field(default_factory=list)
+    undated: bool = False
 
     _window: Window = field(default_factory=Window)
     # The longest that the next window may be, in days.
@@ -266,6 +272,9 @@ class Windows:
         return {
             "per_day": self.per_day,
             "rest": [[day and day.isoformat() for day in ends] for ends in self.rest],
+            "too_full": self.too_full,
+            "cut_off": self.cut_off,
+            "undated": self.undated,
         }
 
     @classmethod
@@ -285,7 +294,14 @@ class Windows:
                 (first and date.fromisoformat(first), last and date.fromisoformat(last))
                 for first, last in checkpoint["rest"]
             ]
-            return cls(page_size, rest, None if per_day is None else float(per_day))
+            return cls(
+                page_size,
+                rest,
+                None if per_day is None else float(per_day),
+                [*map(str, checkpoint["too_full"])],
+                [*map(str, checkpoint["cut_off"])],
+                bool(checkpoint["undated"]),
+            )
         except (TypeError, KeyError, ValueError):
             raise ValueError("its checkpoint is unreadable") from None
 
@@ -302,6 +318,7 @@ class Seen:
         Args:
             since: Only customers created since the day before are compared; None: all.
         """
+        self.since = since
         self._since = since and _shift(since, -1)
         self._ids = array("q")
         self._numbers = array("q")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import logging
+import random
 import threading
 import time
 from collections import Counter
@@ -236,6 +238,7 @@ def test_a_list_that_is_selected_later_has_all_customers(
         ("created_date", 100, "quiet"),
         ("cursor", 100, "all active just now"),
         ("created_date", 100, "an import of one day"),
+        ("created_date", 100, "ids far apart"),
     ],
 )
 def test_the_messages_are_little_more_than_the_records(
@@ -247,6 +250,14 @@ def test_the_messages_are_little_more_than_the_records(
             sandbox.edit(customer_id, last_activity_at=sandbox.now())
     elif case == "an import of one day":
         one_day(sandbox, 1500)
+    elif case == "ids far apart":
+        dice = random.Random(1)
+        rows = list(sandbox.customers.values())
+        sandbox.customers.clear()
+        for row, number in zip(
+            rows, sorted(dice.sample(range(10**8), 2000)), strict=True
+        ):
+            sandbox.customers[number] = row | {"id": number}
     catalog = catalog_of(customer_details=True)
     catalog["customers"].metadata.root.selected = False
 
@@ -371,7 +382,7 @@ def test_the_log_says_how_many_and_how_long(
         # The hour that the list took meanwhile does not count.
         far.format(120, 30, 30, 1.0),
         far.format(150, 30, 0, 0.0),
-        "Details sent: 150. Customers that were deleted meanwhile: 0.",
+        "Details sent: 150. Customers without details: 0.",
     ]
 
 
@@ -419,9 +430,7 @@ def test_whoever_was_deleted_meanwhile_is_passed_over(
     output = read(sandbox)
 
     assert set(ids(output)) == set(sandbox.customers) - set(gone)
-    assert "Details sent: 142. Customers that were deleted meanwhile: 8." in logged(
-        caplog
-    )
+    assert "Details sent: 142. Customers without details: 8." in logged(caplog)
     assert output.state["bookmarks"]["customers"]["scan"] == []
 
 
@@ -483,7 +492,7 @@ def test_an_answer_that_is_none_is_an_error_and_nothing_is_lost(
     assert len(ids(output)) + len(ids(again)) <= 150 + DETAILS_PER_STATE
 
 
-@pytest.mark.parametrize(("count", "there"), [(150, 0), (15, 0), (150, 30), (9, 4)])
+@pytest.mark.parametrize(("count", "there"), [(150, 0), (1, 0), (150, 40), (9, 4)])
 def test_customers_who_are_in_the_list_are_not_all_deleted(
     serve: Serve, count: int, there: int
 ) -> None:
@@ -491,14 +500,52 @@ def test_customers_who_are_in_the_list_are_not_all_deleted(
     listed = [record["id"] for record in sync(sandbox).records]
     for customer_id in listed[there:]:
         sandbox.detail_faults[customer_id] = faults.refused(404, "Not Found.")
-    output = Output([])
-
-    with pytest.raises(FatalAPIError, match=r"no details of \d+ of \d+ customers"):
-        read(sandbox, output=output)
+    state = None
+    sent: set[int] = set()
+    for _ in range(3):
+        output = Output([])
+        with pytest.raises(FatalAPIError, match=r"no details of \d+ of \d+ customers"):
+            read(sandbox, state=state, output=output)
+        state = output.state
+        sent |= set(ids(output))
 
     sandbox.detail_faults.clear()
-    again = read(sandbox, state=output.state)
-    assert set(ids(output)) | set(ids(again)) >= set(listed[there + there :])
+    again = read(sandbox, state=state)
+    assert sent | set(ids(again)) == set(listed)
+    assert again.state["bookmarks"]["customers"]["scan"] == []
+
+
+def test_whoever_was_deleted_since_the_list_was_read_is_not_asked_for_again(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where it is most of them, the list is read again to know."""
+    sandbox = serve(9)
+    gone = list(sandbox.customers)[2:]
+
+    def delete() -> None:
+        for customer_id in gone:
+            if customer_id in sandbox.customers:
+                sandbox.delete(customer_id)
+
+    sandbox.meanwhile_detail = delete
+    caplog.set_level(logging.INFO)
+
+    output = read(sandbox)
+
+    assert sorted(set(ids(output))) == sorted(sandbox.customers)
+    assert len(asked(sandbox)) == 9
+    assert logged(caplog, "WARNING") == []
+    assert any(
+        "customers who are to have details are gone" in x for x in logged(caplog)
+    )
+
+
+def test_five_of_a_hundred_can_be_deleted_first(serve: Serve) -> None:
+    sandbox = serve(150)
+    for record in sync(sandbox).records[:5]:
+        sandbox.detail_faults[record["id"]] = faults.refused(404, "Not Found.")
+
+    assert len(ids(read(sandbox))) == 145
 
 
 # Between runs.
@@ -737,6 +784,116 @@ def test_after_a_kill_and_another_way_nobody_is_asked_for_again(
     }
     assert not set(confirmed) & set(asked(sandbox))
     assert len(asked(sandbox)) == len(set(asked(sandbox)))
+
+
+@pytest.mark.parametrize("scan_by", ["cursor", "auto"])
+@pytest.mark.usefixtures("waited")
+def test_after_a_kill_and_a_page_that_fails_nobody_is_asked_for_again(
+    serve: Serve, scan_by: str
+) -> None:
+    sandbox = serve(400, fails_on_null=True)
+    for row in list(sandbox.customers.values())[:150]:
+        row["last_activity_at"] = None
+    killed = read(sandbox, scan_by=scan_by, kill_after=500)
+    state, sent = killed.state, set(ids(killed))
+    stored = max(n for n, m in enumerate(killed.messages) if m["type"] == "STATE")
+    confirmed = set(ids(Output(killed.messages[: stored + 1])))
+    for _ in range(2):
+        sandbox.requests.clear()
+        output = Output([])
+        # By the cursor each run ends with an error.
+        with contextlib.suppress(FatalAPIError):
+            read(sandbox, scan_by=scan_by, state=state, output=output)
+        assert not confirmed & set(asked(sandbox)) - {listed_last(output)}
+        state = output.state
+        confirmed |= set(ids(output))
+        sent |= set(ids(output))
+
+    assert (scan_by == "cursor") == bool(set(sandbox.customers) - sent)
+
+
+def listed_last(output: Output) -> int | None:
+    """Give the customer at the bookmark, who always comes again."""
+    listed = output.records_of("customers")
+    return max(listed, key=lambda r: r["updated_at"])["id"] if listed else None
+
+
+@pytest.mark.parametrize("scan_by", ["cursor", "created_date"])
+@pytest.mark.parametrize("last_activity_at", ["today", "planned"])
+def test_days_and_plans_are_no_changes(
+    serve: Serve, scan_by: str, last_activity_at: str
+) -> None:
+    """A list that holds days, and activities that are yet to come."""
+    sandbox = serve(250)
+    for row in sandbox.customers.values():
+        at = sandbox.now() if last_activity_at == "today" else "2090-01-01T00:00:00Z"
+        row |= {"last_activity_at": at, "updated_at": "2026-01-01T00:00:00+00:00"}
+    if last_activity_at == "today":
+        sandbox.render = lambda row: (
+            row | {"last_activity_at": row["last_activity_at"][:10]}
+        )
+
+    output = read(sandbox, scan_by=scan_by)
+
+    assert Counter(asked(sandbox)) == Counter(list(sandbox.customers))
+    assert sorted(ids(output)) == sorted(sandbox.customers)
+
+
+@pytest.mark.usefixtures("waited")
+def test_a_day_that_cannot_be_had_costs_the_details_of_nobody(serve: Serve) -> None:
+    sandbox = serve(450, fails_on_null=True)
+    one_day(sandbox, 250)
+    for row in list(sandbox.customers.values())[100:250]:
+        row["last_activity_at"] = None
+    first = Output([])
+    with pytest.raises(FatalAPIError, match="All others were read"):
+        read(sandbox, scan_by="created_date", output=first)
+    listed = {record["id"] for record in first.records_of("customers")}
+    assert set(ids(first)) == listed < set(sandbox.customers)
+    sandbox.requests.clear()
+
+    second = Output([])
+    with pytest.raises(FatalAPIError, match="All others were read"):
+        read(sandbox, scan_by="created_date", output=second, state=first.state)
+    assert asked(sandbox) == []
+
+    sandbox.fails_on_null = False
+    last = read(sandbox, scan_by="created_date", state=second.state)
+    assert set(ids(first)) | set(ids(last)) == set(sandbox.customers)
+    assert len(asked(sandbox)) == len(sandbox.customers) - len(listed)
+
+
+@pytest.mark.parametrize("scan_by", ["cursor", "created_date"])
+def test_a_run_with_nothing_left_to_read_has_a_bookmark(
+    serve: Serve, scan_by: str
+) -> None:
+    sandbox = serve(250)
+    whole = read(sandbox, scan_by=scan_by)
+    killed = read(sandbox, scan_by=scan_by, kill_after=len(whole.messages) - 1)
+
+    again = read(sandbox, scan_by=scan_by, state=killed.state)
+
+    bookmark = whole.state["bookmarks"]["customers"]["replication_key_value"]
+    assert again.state["bookmarks"]["customers"]["replication_key_value"] == bookmark
+
+
+def test_whoever_changed_after_a_kill_is_asked_for_again_in_the_head(
+    serve: Serve,
+) -> None:
+    now = [time.time() - 7200]
+    sandbox = serve(250, clock=lambda: now[0])
+    listed = [record["id"] for record in sync(sandbox).records]
+    sandbox.requests.clear()
+    killed = read(sandbox, kill_after=380)
+    assert listed[3] in asked(sandbox)
+    now[0] += 60
+    sandbox.edit(listed[3], address="60m Street", last_activity_at=sandbox.now())
+    now[0] += 60
+
+    again = read(sandbox, state=killed.state)
+
+    addresses = {r["id"]: r["address"] for r in again.records_of(DETAILS)}
+    assert addresses[listed[3]] == "60m Street"
 
 
 def test_details_of_the_head_do_not_take_the_list_back(serve: Serve) -> None:

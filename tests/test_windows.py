@@ -570,8 +570,11 @@ def test_a_created_date_that_is_none_beside_a_gap_is_no_error(serve: Serve) -> N
     assert stream_state(output)["scan_by"] == "cursor"
 
 
+@pytest.mark.parametrize("killed", [False, True])
 def test_a_day_whose_rest_cannot_be_had_is_an_error_after_all_others(
-    serve: Serve, waited: list[float]
+    serve: Serve,
+    waited: list[float],
+    killed: bool,  # noqa: FBT001
 ) -> None:
     """150 without an activity on one day, and a cursor that fails on them."""
     sandbox = serve(1000, fails_on_null=True)
@@ -583,13 +586,23 @@ def test_a_day_whose_rest_cannot_be_had_is_an_error_after_all_others(
 
     with pytest.raises(FatalAPIError, match="All others were read"):
         sync(sandbox, scan_by="auto", output=output)
+    if killed:
+        # After that day, but before the end: the next run still knows of it.
+        after = len(output.messages) - 60
+        output = sync(sandbox, scan_by="auto", kill_after=after)
+        with pytest.raises(FatalAPIError, match="All others were read"):
+            sync(sandbox, scan_by="auto", state=output.state, output=output)
 
     day = rows[400]["created_at"][:10]
     missing = set(sandbox.customers) - set(output.ids)
     assert {sandbox.customers[id_]["created_at"][:10] for id_ in missing} == {day}
-    assert stream_state(output)["scan"] == []
     assert "replication_key_value" not in stream_state(output)
     assert waited
+    # And when it is mended, all is read.
+    sandbox.fails_on_null = False
+    last = sync(sandbox, scan_by="auto", state=output.state)
+    assert set(last.ids) == set(sandbox.customers)
+    assert stream_state(last)["scan"] == []
 
 
 def test_days_that_do_not_fit_on_a_page_cannot_be_checked(
