@@ -404,7 +404,7 @@ class HomeleStream(RESTStream[str | None]):
     # The answer that was read last, and the response that it was read from.
     _answer: tuple[requests.Response, Answer] | None = None
 
-    @property
+    @functools.cached_property
     def url_base(self) -> str:
         """The address of the API, without a slash at its end."""
         return base_url(self.config["api_url"])

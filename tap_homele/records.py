@@ -38,6 +38,17 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # What a time has of digits that neither Python nor PostgreSQL keeps.
 _BEYOND_MICROSECONDS = re.compile(r"[.,]\d{6}(\d+)", re.ASCII)
 
+# What msgspec takes for a value that is as it is documented, by its format or its type.
+_USUAL: dict[str, t.Any] = {
+    "string": str,
+    "integer": t.Annotated[int, msgspec.Meta(ge=-BIGINT, le=BIGINT - 1)],
+    "singer.decimal": t.Annotated[
+        str, msgspec.Meta(pattern=r"\A-?[0-9]+(\.[0-9]+)?\Z")
+    ],
+    "date": date,
+    "date-time": datetime,
+}
+
 _DECIMAL = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,18}", re.ASCII)
 
@@ -132,6 +143,8 @@ class Fitter:
             for name, column in columns.items()
             if flattened and "properties" in column
         }
+        self._usual = _struct("Row", columns, required=set(schema["required"]))
+        self._times = [n for n, c in columns.items() if c.get("format") == "date-time"]
         self._notice = notice
         self._noticed: set[str] = set()
 
@@ -149,6 +162,31 @@ class Fitter:
             MisfitError: If the row is not an object, or has no integer id: it cannot
                 be told from others.
         """
+        record = self._fit_usual(row) or self._fit_any(row)
+        for name, parts in self._spelled_out.items():
+            if record[name] is None:
+                record[name] = dict.fromkeys(parts)
+        return record
+
+    def _fit_usual(self, row: t.Any) -> Record | None:
+        """Make a record of a row that is as it is documented, and complete.
+
+        It is checked as a whole, outside Python, which takes a tenth of the time.
+
+        Returns:
+            The same as ``_fit_any``; None, if there is anything else about the row.
+        """
+        try:
+            msgspec.convert(row, self._usual)
+            record: Record = {**row, ADDITIONAL: None}
+            for name in self._times:
+                if (value := record[name]) and not _is_in_utc(value):
+                    record[name] = _time(value)
+        except (msgspec.ValidationError, MisfitError):
+            return None
+        return record
+
+    def _fit_any(self, row: t.Any) -> Record:
         if not isinstance(row, dict):
             raise MisfitError("is not an object")
         row_id: t.Any = row.get("id")
@@ -168,9 +206,6 @@ class Fitter:
                 rest = {name: value} if misfit.rest is None else misfit.rest
                 for key, item in rest.items():
                     extra[_free(key, extra, row) if misfit.rest else key] = item
-        for name, parts in self._spelled_out.items():
-            if record[name] is None:
-                record[name] = dict.fromkeys(parts)
         if extra:
             record[ADDITIONAL] = {k: _shallow(value) for k, value in extra.items()}
             self._tell(extra, row_id)
@@ -216,6 +251,27 @@ def _fit_for(name: str, column: Record) -> Fit:
         return _integer
     formats = {"date": _date, "date-time": _time, "singer.decimal": _decimal}
     return formats.get(column.get("format", ""), _text)
+
+
+def _struct(
+    name: str, columns: Record, required: t.Container[str] = ()
+) -> type[msgspec.Struct]:
+    """Give what checks a row, or a related object, that is as it is documented."""
+    fields = []
+    for column, schema in columns.items():
+        if "properties" in schema:
+            kind: t.Any = _struct(column, schema["properties"])
+        else:
+            kind = _USUAL[schema.get("format", schema["type"][0])]
+        fields.append((column, kind if column in required else kind | None))
+    return msgspec.defstruct(name, fields, forbid_unknown_fields=True, gc=False)
+
+
+def _is_in_utc(value: str) -> bool:
+    """Tell whether a time is spelled as ``utc`` would spell it."""
+    return len(value) == len("2026-02-15T09:45:00+00:00") and (
+        value[10] == "T" and value.endswith("+00:00")
+    )
 
 
 def _text(value: t.Any) -> str | None:

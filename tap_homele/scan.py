@@ -64,7 +64,10 @@ class Details:
     It takes a few bits for each customer.
 
     Attributes:
-        owed: The ids of customers that were sent on, and whose details were not.
+        owed: The ids of customers that were sent on, and whose details were not; and
+            whether it was this run that wanted them.
+        missing: Those who had none, and whether it was this run that found so. Whoever
+            a later run finds in the list is asked for again, and nobody else.
     """
 
     # So many ids are the bits of one number.
@@ -72,19 +75,33 @@ class Details:
 
     def __init__(self) -> None:
         """Begin with nobody."""
-        self.owed: dict[int, None] = {}
+        self.owed: dict[int, bool] = {}
+        self.missing: dict[int, bool] = {}
         self._asked: dict[int, int] = {}
 
     def __contains__(self, customer_id: int) -> bool:
         """Tell whether a customer was asked for."""
         chunk, bit = divmod(customer_id, self._CHUNK)
-        return bool(self._asked.get(chunk, 0) >> bit & 1)
+        asked = self._asked.get(chunk, 0) >> bit & 1
+        return bool(asked) or self.missing.get(customer_id, False)
 
     def add(self, customer_id: int) -> None:
         """Take note that the details of a customer were sent on."""
         self.owed.pop(customer_id, None)
         chunk, bit = divmod(customer_id, self._CHUNK)
         self._asked[chunk] = self._asked.get(chunk, 0) | 1 << bit
+
+    def miss(self, customer_id: int) -> None:
+        """Take note that a customer has no details."""
+        self.owed.pop(customer_id, None)
+        self.missing[customer_id] = True
+
+    def look_for(self, page: list[Record]) -> None:
+        """Owe the details to whom an earlier run has missed, and who is in the list."""
+        for record in page if self.missing else ():
+            if self.missing.get(record["id"]) is False:
+                del self.missing[record["id"]]
+                self.owed[record["id"]] = False
 
     def __bool__(self) -> bool:
         """Tell whether there is anybody."""
@@ -101,7 +118,11 @@ class Details:
         # How far each is from the one before: small numbers, which compress well.
         steps = " ".join(str(b - a) for a, b in itertools.pairwise([0, *ids]))
         asked = base64.b64encode(zlib.compress(steps.encode())).decode()
-        return {"asked": asked if ids else "", "owed": [*self.owed]}
+        return {
+            "asked": asked if ids else "",
+            "owed": [*self.owed],
+            "missing": [*self.missing],
+        }
 
     @classmethod
     def resume(cls, state: dict[str, t.Any]) -> Details:
@@ -118,7 +139,8 @@ class Details:
             steps = zlib.decompress(base64.b64decode(state["asked"])).decode().split()
             for customer_id in itertools.accumulate(map(int, steps)):
                 details.add(customer_id)
-        details.owed = {int(customer_id): None for customer_id in state["owed"]}
+        details.owed = {int(customer_id): False for customer_id in state["owed"]}
+        details.missing = {int(customer_id): False for customer_id in state["missing"]}
         return details
 
 

@@ -17,6 +17,7 @@ from singer_sdk import typing as th
 from singer_sdk.contrib.msgspec import MsgSpecWriter
 from singer_sdk.exceptions import ConfigValidationError, FatalAPIError
 from singer_sdk.metrics import Metric, MetricExclusionFilter
+from singer_sdk.singerlib import Message, RecordMessage
 
 from tap_homele import records
 from tap_homele.client import API_PATH, HomeleStream, base_url
@@ -37,11 +38,25 @@ _NOT_EACH_REQUEST = MetricExclusionFilter(
 )
 
 
+class Writer(MsgSpecWriter):
+    """Hands on what was written with each state, not with each record."""
+
+    def write_message(self, message: Message) -> None:
+        """Write a message to standard output.
+
+        Args:
+            message: Any. If it is not a record, the target gets it now, and all before.
+        """
+        sys.stdout.buffer.write(self.format_message(message))
+        if not isinstance(message, RecordMessage):
+            sys.stdout.buffer.flush()
+
+
 class TapHomele(Tap):
     """Singer tap for Homele CRM."""
 
     name = "tap-homele"
-    message_writer_class = MsgSpecWriter
+    message_writer_class = Writer
 
     # A misspelt setting must not pass silently, so none is accepted that is not here.
     # The SDK adds those of its own (stream maps, flattening, batches).

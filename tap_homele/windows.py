@@ -318,7 +318,6 @@ class Seen:
         Args:
             since: Only customers created since the day before are compared; None: all.
         """
-        self.since = since
         self._since = since and _shift(since, -1)
         self._ids = array("q")
         self._numbers = array("q")

@@ -434,18 +434,6 @@ def test_whoever_was_deleted_meanwhile_is_passed_over(
     assert output.state["bookmarks"]["customers"]["scan"] == []
 
 
-def test_those_of_an_earlier_run_can_all_be_deleted(serve: Serve) -> None:
-    sandbox = serve(90)
-    killed = read(sandbox, kill_after=90 + 3 + 60)
-    for customer_id in list(sandbox.customers):
-        sandbox.delete(customer_id)
-
-    again = read(sandbox, state=killed.state)
-
-    assert again.records == []
-    assert again.state["bookmarks"]["customers"]["scan"] == []
-
-
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
@@ -492,60 +480,92 @@ def test_an_answer_that_is_none_is_an_error_and_nothing_is_lost(
     assert len(ids(output)) + len(ids(again)) <= 150 + DETAILS_PER_STATE
 
 
-@pytest.mark.parametrize(("count", "there"), [(150, 0), (1, 0), (150, 40), (9, 4)])
-def test_customers_who_are_in_the_list_are_not_all_deleted(
-    serve: Serve, count: int, there: int
-) -> None:
-    sandbox = serve(count)
-    listed = [record["id"] for record in sync(sandbox).records]
-    for customer_id in listed[there:]:
+def not_found(sandbox: Sandbox, customer_ids: list[int]) -> None:
+    for customer_id in customer_ids:
         sandbox.detail_faults[customer_id] = faults.refused(404, "Not Found.")
+
+
+def test_no_details_at_all_is_an_error(serve: Serve) -> None:
+    sandbox = serve(350)
+    not_found(sandbox, [*sandbox.customers])
     state = None
-    sent: set[int] = set()
     for _ in range(3):
         output = Output([])
-        with pytest.raises(FatalAPIError, match=r"no details of \d+ of \d+ customers"):
+        with pytest.raises(FatalAPIError, match="no details of any of the first 20"):
             read(sandbox, state=state, output=output)
         state = output.state
-        sent |= set(ids(output))
 
+    # The first that goes on reads the rest of the list, and the next the whole of it.
     sandbox.detail_faults.clear()
-    again = read(sandbox, state=state)
-    assert sent | set(ids(again)) == set(listed)
-    assert again.state["bookmarks"]["customers"]["scan"] == []
+    first = read(sandbox, state=state)
+    second = read(sandbox, state=first.state)
+    assert set(ids(first)) | set(ids(second)) == set(sandbox.customers)
 
 
-def test_whoever_was_deleted_since_the_list_was_read_is_not_asked_for_again(
+@pytest.mark.parametrize("scan_by", ["cursor", "auto", "created_date"])
+@pytest.mark.parametrize("killed", [False, True])
+def test_who_has_no_details_and_is_in_the_list_is_asked_for_by_the_next_run(
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
+    scan_by: str,
+    killed: bool,  # noqa: FBT001
+) -> None:
+    sandbox = serve(350)
+    listed = [record["id"] for record in sync(sandbox).records]
+    without = listed[0:1] + listed[150:300]
+    not_found(sandbox, without)
+    deleted = listed[160]
+
+    first = read(sandbox, scan_by=scan_by)
+
+    assert sorted(ids(first)) == sorted(set(listed) - set(without))
+    assert "Homele has no details of 151 customers" in logged(caplog, "WARNING")[-1]
+    assert first.state["bookmarks"]["customers"]["scan"] == []
+    sandbox.delete(deleted)
+    second = read(sandbox, scan_by=scan_by, state=first.state)
+    assert set(ids(second)) <= {listed[0]}
+    missing = second.state["bookmarks"]["customers"]["missing"]
+    assert set(missing) == set(without) - {deleted}
+    sandbox.detail_faults.clear()
+    if killed:
+        second = read(sandbox, scan_by=scan_by, state=second.state, kill_after=120)
+    sandbox.requests.clear()
+
+    third = read(sandbox, scan_by=scan_by, state=second.state)
+
+    assert set(ids(third)) | set(ids(second)) >= set(without) - {deleted}
+    assert deleted not in asked(sandbox)
+    last = read(sandbox, scan_by=scan_by, state=third.state)
+    assert last.state["bookmarks"]["customers"]["missing"] == []
+    assert len(ids(last)) <= 1
+
+
+def test_where_details_are_missing_none_are_marked_as_deleted(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where it is most of them, the list is read again to know."""
-    sandbox = serve(9)
-    gone = list(sandbox.customers)[2:]
+    sandbox = serve(150)
+    not_found(sandbox, sorted(sandbox.customers)[:3])
 
-    def delete() -> None:
-        for customer_id in gone:
-            if customer_id in sandbox.customers:
-                sandbox.delete(customer_id)
-
-    sandbox.meanwhile_detail = delete
-    caplog.set_level(logging.INFO)
-
-    output = read(sandbox)
-
-    assert sorted(set(ids(output))) == sorted(sandbox.customers)
-    assert len(asked(sandbox)) == 9
-    assert logged(caplog, "WARNING") == []
-    assert any(
-        "customers who are to have details are gone" in x for x in logged(caplog)
+    output = read(
+        sandbox,
+        catalog=catalog_of("FULL_TABLE", customer_details=True),
+        emit_activate_version_messages=True,
     )
 
+    assert [m["stream"] for m in output.of("ACTIVATE_VERSION")] == ["customers"]
+    assert "So no details are marked as deleted" in logged(caplog, "WARNING")[-1]
 
-def test_five_of_a_hundred_can_be_deleted_first(serve: Serve) -> None:
-    sandbox = serve(150)
-    for record in sync(sandbox).records[:5]:
-        sandbox.detail_faults[record["id"]] = faults.refused(404, "Not Found.")
 
-    assert len(ids(read(sandbox))) == 145
+def test_those_of_an_earlier_run_can_all_be_deleted(serve: Serve) -> None:
+    sandbox = serve(90)
+    killed = read(sandbox, kill_after=90 + 3 + 75)
+    for customer_id in list(sandbox.customers):
+        sandbox.delete(customer_id)
+
+    again = read(sandbox, state=killed.state)
+
+    assert again.records == []
+    assert again.state["bookmarks"]["customers"]["scan"] == []
 
 
 # Between runs.
