@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import json
 import logging
@@ -292,6 +291,8 @@ def _without_value(sentence: str) -> str:
     if unknown := re.search(r"\('(.+)' (?:was|were) unexpected\)$", sentence):
         name = unknown[1]
         known = TapHomele.config_jsonschema["properties"]
+        import difflib  # noqa: PLC0415 - a good start-up has no use for it
+
         similar = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {similar[0]}?" if similar else ""
         return f"{name}: there is no such setting.{hint}"

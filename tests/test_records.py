@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from singer_sdk.exceptions import FatalAPIError
 
 from tap_homele.client import decode
-from tap_homele.records import storable
+from tap_homele.records import Fitter, MisfitError, storable
+from tap_homele.streams import CustomersStream
 from tests.sandbox import Sandbox, faults
 from tests.sandbox.customers import make_customers
 from tests.singer import Output, catalog_of, sync
@@ -450,3 +452,88 @@ def test_digits_beyond_microseconds_are_kept_beside_the_column(serve: Serve) -> 
         "updated_at": "2026-02-15T09:45:00.123456789Z"
     }
     assert records[plain["id"]]["additional_properties"] is None
+
+
+# Values that are almost as documented, or just so.
+ALMOST = [
+    *(
+        None,
+        True,
+        0,
+        5,
+        -(2**63),
+        2**63,
+        2**63 - 1,
+        Decimal("1.50"),
+        "",
+        "x",
+        "5",
+        [],
+        {},
+    ),
+    *("2026-02-15T09:45:00+00:00", "2026-02-15T09:45:00Z", "2026-02-15t09:45:00+00:00"),
+    *("2026-02-15 09:45:00", "2026-02-15 09:45:00+00:00", "2026-02-15T12:45:00+03:00"),
+    *("2026-02-15T09:45:00.000000Z", "2026-02-15T09:45:00.123456789Z", "2026-02-15"),
+    *("2026-02-15T24:00:00+00:00", "2026-02-15T09:45:60+00:00", "2026-02-30"),
+    *("2026-02-15T09:45:00-00:00", "0000-00-00 00:00:00", "20260215", "2026-W07-7"),
+    *("1.50", "1.50\n", "-1", "1e5", "٣", ".5", "5.", "2026-02-15T09:45:00+00:00\n"),
+    *(
+        {"id": 1, "name": "x"},
+        {"id": 1},
+        {"id": "1", "name": "x"},
+        {"name": None, "id": 2},
+    ),
+    *(
+        {"id": 1, "name": "x", "email": "y"},
+        {"id": 1, "name": {}},
+        {"id": None, "name": None},
+    ),
+]
+
+
+@given(
+    changes=st.dictionaries(
+        st.sampled_from([*CustomersStream.schema["properties"], "website"]),
+        st.sampled_from(ALMOST),
+        max_size=2,
+    ),
+    without=st.none() | st.sampled_from([*CustomersStream.schema["properties"]]),
+    flattened=st.booleans(),
+)
+@settings(max_examples=500)
+def test_the_quick_way_makes_the_same_records(
+    changes: dict[str, Any], without: str | None, *, flattened: bool
+) -> None:
+    class Slow(Fitter):
+        def _fit_usual(self, row: Any) -> None:
+            del row
+
+    row = make_customers(1)[0] | changes
+    row.pop(without, None)
+    results = []
+    for kind in (Fitter, Slow):
+        noticed: list[tuple[str, int]] = []
+        fitter = kind(
+            CustomersStream.schema,
+            lambda *seen, noticed=noticed: noticed.append(seen),
+            flattened=flattened,
+        )
+        before = copy.deepcopy(row)
+        try:
+            results.append((fitter.fit(row), sorted(noticed)))
+        except MisfitError as error:
+            results.append((str(error), sorted(noticed)))
+        assert row == before
+
+    assert results[0] == results[1]
+
+
+def test_the_quick_way_is_taken() -> None:
+    class Quick(Fitter):
+        def _fit_any(self, row: Any) -> Any:
+            raise AssertionError(row)
+
+    fitter = Quick(CustomersStream.schema, lambda *_: None)
+
+    for row in make_customers(200):
+        assert fitter.fit(row) == row | {"additional_properties": None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from urllib.request import url2pathname
 import pytest
 from singer_sdk.testing import SuiteConfig, get_tap_test_class
 
+from tap_homele.scanned import CustomerStream
 from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox
 from tests.singer import catalog_of, config_for, sync
@@ -167,3 +169,75 @@ def test_deselected_columns_are_left_out(sandbox: Sandbox) -> None:
     assert all("phone1" not in record for record in output.records)
     (schema,) = output.of("SCHEMA")
     assert "phone1" not in schema["schema"]["properties"]
+
+
+@pytest.mark.parametrize("method", ["INCREMENTAL", "FULL_TABLE"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"flattening_enabled": True, "flattening_max_depth": 1},
+        {
+            "stream_maps": {
+                "customers": {"email1": None, "__filter__": "owner is not None"},
+                "leads": {"__source__": "customers", "name": "name"},
+            }
+        },
+    ],
+)
+def test_whole_records(
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    settings: dict[str, Any],
+) -> None:
+    """What is not walked through is the same as what the SDK would have made of it."""
+    monkeypatch.setattr(
+        TapHomele, "initialized_at", property(lambda _: 1_800_000_000_000)
+    )
+    own, calls = vars(CustomerStream)["_generate_record_messages"], []
+
+    def counted(self: CustomerStream, record: dict[str, Any]) -> Any:
+        calls.append(record["id"])
+        return own(self, record)
+
+    monkeypatch.setattr(CustomerStream, "_generate_record_messages", counted)
+    ours = sync(sandbox, catalog=catalog_of(method, **settings), **settings)
+    assert len(calls) == 150
+    monkeypatch.delattr(CustomerStream, "_generate_record_messages")
+    theirs = sync(sandbox, catalog=catalog_of(method, **settings), **settings)
+
+    for message in (*ours.messages, *theirs.messages):
+        message.pop("time_extracted", None)
+    assert ours.messages == theirs.messages
+
+
+def test_what_is_not_selected_does_not_come(sandbox: Sandbox) -> None:
+    catalog = catalog_of()
+    for breadcrumb in (("phone1",), ("owner", "name")):
+        path = tuple(part for name in breadcrumb for part in ("properties", name))
+        catalog["customers"].metadata[path].selected = False
+
+    output = sync(sandbox, catalog=catalog)
+
+    assert len(output.records) == 150
+    for record in output.records:
+        assert "phone1" not in record
+        assert not record["owner"] or list(record["owner"]) == ["id"]
+
+
+def test_the_target_gets_all_with_each_state(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records wait for a state in the buffer of standard output, and no longer."""
+    raw = io.BytesIO()
+    stdout = io.TextIOWrapper(io.BufferedWriter(raw, 10**7))  # type: ignore[type-var]
+    monkeypatch.setattr("sys.stdout", stdout)
+    there: list[int] = []
+    sandbox.meanwhile = lambda: there.append(raw.getvalue().count(b'"RECORD"'))
+
+    TapHomele(config=config_for(sandbox)).sync_all()
+
+    # The last page adds nothing to the state.
+    assert there == [0, 100, 100]
+    assert raw.getvalue().count(b'"RECORD"') == 150
