@@ -922,3 +922,14 @@ def test_a_window_in_words() -> None:
     assert str(Window(date(2026, 1, 1), date(2026, 1, 1))) == "2026-01-01"
     assert str(Window(None, date(2026, 1, 1))) == "the first day to 2026-01-01"
     assert str(Window(date(2026, 1, 1))) == "2026-01-01 to today"
+
+
+@pytest.mark.parametrize("more", [2**31, 2**62])
+def test_numbers_of_any_size_can_be_checked(serve: Serve, more: int) -> None:
+    sandbox = serve(450, drops_nulls=True)
+    for row in sandbox.customers.values():
+        row["sequential_number"] += more
+
+    output = sync(sandbox, scan_by="auto")
+
+    assert set(output.ids) == set(sandbox.customers)

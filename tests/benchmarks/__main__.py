@@ -153,7 +153,7 @@ def table(title: str, results: dict[str, Figures]) -> None:
         ratio = f"{run.cpu / bare.cpu:.2f}" if bare else ""
         row(
             *(name, f"{run.cpu:.2f}", ratio, f"{run.wall:.2f}"),
-            *(f"{run.memory:.0f}", f"{run.requests:.0f}"),
+            *(f"{run.memory:.1f}", f"{run.requests:.0f}"),
         )
 
 
