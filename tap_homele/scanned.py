@@ -80,8 +80,9 @@ class CustomerStream(HomeleStream):
                 records.ADDITIONAL,
             )
 
-        flattened = bool(self.config.get("flattening_enabled"))
-        return records.Fitter(self.schema, notice, flattened=flattened)
+        config = self.config
+        depth = config.get("flattening_enabled") and config.get("flattening_max_depth")
+        return records.Fitter(self.schema, notice, flattened=bool(depth))
 
     @functools.cached_property
     def _is_whole(self) -> bool:

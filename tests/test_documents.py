@@ -70,6 +70,7 @@ def test_about_says_what_the_hub_is_told() -> None:
     settings = {setting["name"]: setting for setting in HUB["settings"]}
 
     assert said["name"] == HUB["name"] == TAP["name"]
+    assert HUB["label"] == TAP["label"]
     assert sorted(said["capabilities"]) == HUB["capabilities"] == TAP["capabilities"]
     assert said["supported_python_versions"] == HUB["supported_python_versions"]
     for group in (HUB, TAP):

@@ -136,18 +136,24 @@ def test_in_a_project_of_ones_own(serve: Serve, tmp_path: Path, project: Path) -
     )
 
     assert "Plugin configuration is valid" in result.stdout
+
     # "To install the clone instead"
-    meltano_yml = tmp_path / "own" / "meltano.yml"
+    sh("uvx meltano init --no-usage-stats other", tmp_path)
+    other = tmp_path / "other"
+    add, set_token, test = commands.replace("1|your-token", TOKEN).splitlines()
+    sh(f"{add} --no-install", other)
+    meltano_yml = other / "meltano.yml"
     written = meltano_yml.read_text()
     assert "pip_url: tap-homele\n" in written
     meltano_yml.write_text(
         written.replace("pip_url: tap-homele\n", "pip_url: ../tap-homele\n")
     )
-    sh(
-        "uvx meltano install extractor tap-homele\nuvx meltano config test tap-homele",
-        tmp_path / "own",
+    result = sh(
+        f"{set_token}\nuvx meltano install extractor tap-homele\n{test}",
+        other,
         TAP_HOMELE_API_URL=sandbox.api_url,
     )
+    assert "Plugin configuration is valid" in result.stdout
 
 
 @pytest.mark.slow
@@ -240,8 +246,10 @@ def test_flattening(project: Path, serve: Serve, warehouse: str) -> None:
                 "WHERE table_schema = 'tap_homele'"
             ).fetchall()
         )
-    assert (kinds["owner__id"], kinds["owner__name"]) == ("bigint", "text")
-    assert kinds["additional_properties"] == "text"
+    said = " ".join(README.read_text().split())
+    for name in ("owner__id", "owner__name"):
+        assert f"`{name}` (`{kinds[name]}`)" in said
+    assert f"`additional_properties` becomes `{kinds['additional_properties']}`" in said
 
 
 def test_develop() -> None:

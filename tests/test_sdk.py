@@ -89,6 +89,13 @@ def test_flattening(sandbox: Sandbox) -> None:
     output.validate()
 
 
+def test_flattening_to_no_depth_is_none(sandbox: Sandbox) -> None:
+    output = sync(sandbox, flattening_enabled=True, flattening_max_depth=0)
+
+    owners = {record["id"]: record["owner"] for record in output.records}
+    assert owners == {row["id"]: row["owner"] for row in sandbox.customers.values()}
+
+
 def test_batches(sandbox: Sandbox, tmp_path: Path) -> None:
     output = sync(
         sandbox,

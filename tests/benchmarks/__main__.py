@@ -29,6 +29,8 @@ TURNS = 3
 CHANGES = 10
 # The page size, and the requests of a minute.
 PAGE, LIMIT = 100, 60
+# The requests that a check of the cursor takes at most.
+CHECKS = 5
 LATENCY = 0.3
 
 TOKEN = "1|sandbox"  # noqa: S105
@@ -165,7 +167,12 @@ def start_up(interpreter: str, folder: Path) -> None:
         ]
         code = "import singer_sdk"
         turns[code] += [measure([interpreter, "-c", code], folder)]
-    table("Start-up", {name: medians(runs) for name, runs in turns.items()})
+    print("\nStart-up")
+    row("", "CPU s", "over", "wall s")
+    least = medians(turns[code]).cpu
+    for name, runs in turns.items():
+        run = medians(runs)
+        row(name, f"{run.cpu:.3f}", f"{run.cpu / least - 1:.1%}", f"{run.wall:.3f}")
 
 
 def full(interpreter: str, folder: Path, customers: int) -> None:
@@ -207,9 +214,10 @@ def limited(interpreter: str, folder: Path, customers: int, latency: float) -> N
     with served(customers, LIMIT, latency) as sandbox:
         command = [interpreter, *COMMANDS[TAP], *config_for(folder, sandbox, TAP)]
         run = measure(command, folder, sandbox)
-    # All that are not the answer 429, of which there is one in each full minute.
-    minutes = (int(run.requests) - 1) // (LIMIT + 1)
-    least = 60 * minutes + (run.requests - minutes * (LIMIT + 1)) * latency
+    # The pages, one that closes the scan, and the check of the cursor.
+    needed = math.ceil(customers / PAGE) + 1 + CHECKS
+    minutes = (needed - 1) // LIMIT
+    least = 60 * minutes + (needed - minutes * LIMIT) * latency
     print(f"\n{customers} customers, {LIMIT} requests a minute, {latency} s latency")
     row("", "wall s", "least s", "over", "requests")
     over = f"{run.wall / least - 1:.1%}"
