@@ -74,6 +74,9 @@ class DetailStream(CustomerStream):
         self.sync()
         self._reported -= monotonic()
 
+    def log(self, *_: t.Any, **__: t.Any) -> None:
+        """Leave it to ``read`` to say that it begins: the SDK would, each time."""
+
     def request_records(
         self,
         context: Context | None,

@@ -422,10 +422,7 @@ class Scan:
             windows = checkpoint["windows"]
             details = Details.resume(checkpoint["details"])
             same_list = checkpoint["asked"] == self.asked
-        except (
-            *(TypeError, KeyError, IndexError, ValueError, AttributeError),
-            zlib.error,
-        ):
+        except (LookupError, TypeError, ValueError, AttributeError, zlib.error):
             raise ValueError("its checkpoint is unreadable") from None
         if not started or not (cursor is None or (isinstance(cursor, str) and cursor)):
             raise ValueError("its checkpoint is unreadable")

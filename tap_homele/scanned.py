@@ -69,13 +69,13 @@ class CustomerStream(HomeleStream):
         """Makes records of rows, and warns of what does not fit."""
 
         def notice(field: str, customer_id: int) -> None:
-            is_expected = (
-                self.has_more_fields and field not in self.schema["properties"]
-            )
+            has_column = field.partition(".")[0] in self.schema["properties"]
+            is_expected = self.has_more_fields and not has_column
             say = self.logger.info if is_expected else self.warn
             say(
-                "'%s' does not fit a column, first in customer %d: it is kept in %s.",
+                "'%s' %s, first in customer %d: it is kept in %s.",
                 printable(field),
+                "does not fit a column" if has_column else "has no column of its own",
                 customer_id,
                 records.ADDITIONAL,
             )

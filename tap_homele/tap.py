@@ -30,10 +30,12 @@ _MAKE_ONE = "Make one in Homele under Settings > API Integration."
 
 _DEFAULT_API_URL = f"https://crm.homele.com{API_PATH}"
 
-# The SDK logs how long each request took, one line each, and how many there were, one
-# line for each reading of the list; the tap's last line has the sum.
+# The SDK logs how long each request took, one line each, how many there were, one line
+# for each reading of the list, and both ends of each hundred details. The tap's last
+# line has the sums.
 _NOT_EACH_REQUEST = MetricExclusionFilter(
-    metrics=[Metric.HTTP_REQUEST_DURATION.value, Metric.HTTP_REQUEST_COUNT.value]
+    metrics=[Metric.HTTP_REQUEST_DURATION.value, Metric.HTTP_REQUEST_COUNT.value],
+    tags={"stream": CustomerDetailsStream.name},
 )
 
 
@@ -288,14 +290,8 @@ class TapHomele(Tap):
 
 def _without_value(sentence: str) -> str:
     """Say what the SDK says of a setting without its value, which can be a secret."""
-    if unknown := re.search(r"\('(.+)' (?:was|were) unexpected\)$", sentence):
-        name = unknown[1]
-        known = TapHomele.config_jsonschema["properties"]
-        import difflib  # noqa: PLC0415 - a good start-up has no use for it
-
-        similar = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {similar[0]}?" if similar else ""
-        return f"{name}: there is no such setting.{hint}"
+    if unknown := re.search(r"\((.+) (?:was|were) unexpected\)$", sentence):
+        return " ".join(map(_unknown, re.findall(r"'([^']+)'", unknown[1])))
     if missing := re.fullmatch(r"'(\w+)' is a required property", sentence):
         return f"{missing[1]}: it is missing. {_MAKE_ONE}"
     found = re.search(r"config\['(\w+)'\](?:\[(\d+)\])?$", sentence)
@@ -305,6 +301,16 @@ def _without_value(sentence: str) -> str:
     if found[2]:
         return f"{found[1]}: each of the list must be {_kind(setting['items'])}."
     return f"{found[1]}: it must be {_kind(setting)}."
+
+
+def _unknown(name: str) -> str:
+    """Say that there is no such setting, and which one may be meant."""
+    import difflib  # noqa: PLC0415 - a good start-up has no use for it
+
+    known = TapHomele.config_jsonschema["properties"]
+    similar = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {similar[0]}?" if similar else ""
+    return f"{name}: there is no such setting.{hint}"
 
 
 def _kind(schema: dict[str, t.Any]) -> str:

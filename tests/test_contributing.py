@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from singer_sdk import typing as th
-from singer_sdk.streams.rest import HTTPRequest, PageContext
 
-from tap_homele.client import HomeleStream
-from tap_homele.pagination import CursorPaginator
 from tap_homele.tap import TapHomele
 from tests.readme import CONTRIBUTING, block
 from tests.sandbox.server import API_PATH
@@ -24,6 +21,7 @@ from tests.test_meltano import project
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tap_homele.client import HomeleStream
     from tests.conftest import Serve
 
 __all__ = ["port", "project"]
@@ -81,14 +79,7 @@ def test_add_a_field(project: Path) -> None:
 
 
 def test_add_a_stream(serve: Serve) -> None:
-    names: dict[str, Any] = {
-        "CursorPaginator": CursorPaginator,
-        "HTTPRequest": HTTPRequest,
-        "HomeleStream": HomeleStream,
-        "PageContext": PageContext,
-        "t": typing,
-        "th": th,
-    }
+    names: dict[str, Any] = {"t": typing, "th": th}
     exec(block("## Add a stream", "python", CONTRIBUTING), names)  # noqa: S102
     sandbox = serve(150)
     rows = [{"id": 1, "name": "Website"}, {"id": 2, "name": "إحالة"}]

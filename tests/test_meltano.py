@@ -16,6 +16,7 @@ import psycopg
 import pytest
 import yaml
 
+from tap_homele.scanned import DETAILS_PER_STATE
 from tests.readme import block
 from tests.sandbox.customers import details_of
 from tests.singer import clean_environment
@@ -336,9 +337,10 @@ def test_details_go_on_within_a_page(
     result = meltano(project, "run", *PIPELINE)
 
     assert result.returncode == 0, result.stdout
-    # A state was written after 60; what came after it is asked for again.
-    assert set(details()).isdisjoint(asked[:60])
-    assert len(details()) == 150 - 60
+    # A state was written after 50; what came after it is asked for again.
+    stored = asked[:DETAILS_PER_STATE]
+    assert set(details()).isdisjoint(stored)
+    assert len(details()) == 150 - len(stored)
     with psycopg.connect(warehouse) as connection:
         rows = connection.execute(
             "SELECT id, name, occupation FROM tap_homele.customer_details"

@@ -127,30 +127,24 @@ def test_in_a_project_of_ones_own(serve: Serve, tmp_path: Path, project: Path) -
     )
     commands = block("### In a Meltano project of your own", "sh")
     assert "1|your-token" in commands
+    add, change, rest = re.split("# (.*)\n", commands.replace("1|your-token", TOKEN))
+    own = tmp_path / "own"
 
-    result = sh(
-        commands.replace("1|your-token", TOKEN),
-        tmp_path / "own",
-        UV_FIND_LINKS=str(dist),
-        TAP_HOMELE_API_URL=sandbox.api_url,
-    )
-
+    sh(add, own)
+    old, new = re.findall('"(.*?)"', change)
+    written = (own / "meltano.yml").read_text()
+    assert f"{old}\n" in written
+    (own / "meltano.yml").write_text(written.replace(f"{old}\n", f"{new}\n"))
+    result = sh(rest, own, TAP_HOMELE_API_URL=sandbox.api_url)
     assert "Plugin configuration is valid" in result.stdout
 
-    # "To install the clone instead"
+    # "Where the package is in your package index"
     sh("uvx meltano init --no-usage-stats other", tmp_path)
-    other = tmp_path / "other"
-    add, set_token, test = commands.replace("1|your-token", TOKEN).splitlines()
-    sh(f"{add} --no-install", other)
-    meltano_yml = other / "meltano.yml"
-    written = meltano_yml.read_text()
-    assert "pip_url: tap-homele\n" in written
-    meltano_yml.write_text(
-        written.replace("pip_url: tap-homele\n", "pip_url: ../tap-homele\n")
-    )
+    settings, test = rest.splitlines()[1:]
     result = sh(
-        f"{set_token}\nuvx meltano install extractor tap-homele\n{test}",
-        other,
+        f"{add.replace('--no-install ', '')}\n{settings}\n{test}",
+        tmp_path / "other",
+        UV_FIND_LINKS=str(dist),
         TAP_HOMELE_API_URL=sandbox.api_url,
     )
     assert "Plugin configuration is valid" in result.stdout

@@ -55,6 +55,14 @@ def errors(config: dict[str, Any]) -> list[str]:
             "pagesize: there is no such setting. Did you mean page_size?",
         ),
         (
+            TOKEN | {"filter_owner_id": [1], "pagesize": 5},
+            (
+                "filter_owner_id: there is no such setting. Did you mean "
+                "filter_owner_ids? pagesize: there is no such setting. Did you mean "
+                "page_size?"
+            ),
+        ),
+        (
             TOKEN | {"page_size": 0},
             "page_size: it must be a whole number from 1 to 100.",
         ),
