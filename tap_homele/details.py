@@ -44,8 +44,8 @@ class DetailStream(CustomerStream):
     # How many were asked for, and how many of them were gone.
     asked = gone = 0
     _connections = 1
-    # When it was said last how far it is, by a clock in seconds that stands still while
-    # the list is read, and how many had been asked for then.
+    # When it was said last how far it is, in seconds, and how many had been asked for
+    # then. While the list is read it is how long before.
     _reported = 0.0
     _asked_then = 0
 
@@ -70,6 +70,7 @@ class DetailStream(CustomerStream):
                 len(customer_ids),
             )
         self._customer_ids, self._answered_by = customer_ids, answered
+        # What the list takes between two readings does not count.
         self._reported += monotonic()
         self.sync()
         self._reported -= monotonic()

@@ -550,7 +550,7 @@ class ScannedStream(CustomerStream):
         record: records.Record,  # noqa: ARG002
         context: Context | None,  # noqa: ARG002
     ) -> Iterator[Context]:
-        """Give none: the details are read after each page, not after each customer.
+        """Give none: the details are read for many customers at a time.
 
         The SDK would write a SCHEMA, a STATE and two metrics for every single one.
         """
