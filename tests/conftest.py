@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--histories",
         type=int,
-        default=200,
+        default=150,
         help="how many histories the simulation goes through",
     )
 

@@ -193,12 +193,14 @@ def test_deselected_columns_are_left_out(sandbox: Sandbox) -> None:
     ],
 )
 def test_whole_records(
-    sandbox: Sandbox,
+    serve: Serve,
     monkeypatch: pytest.MonkeyPatch,
     method: str,
     settings: dict[str, Any],
 ) -> None:
     """What is not walked through is the same as what the SDK would have made of it."""
+    # The states hold when a scan began.
+    sandbox = serve(150, clock=lambda: 1_780_000_000)
     monkeypatch.setattr(
         TapHomele, "initialized_at", property(lambda _: 1_800_000_000_000)
     )
