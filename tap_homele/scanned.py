@@ -276,7 +276,7 @@ class ScannedStream(CustomerStream):
     ) -> None:
         """Set none yet: the SDK's is the local clock, the scan's is the server's.
 
-        ``_save`` sets that one, once the first answer has told the server's time.
+        ``_note_progress`` sets that one, once an answer has told the server's time.
         """
         return
 
@@ -567,8 +567,8 @@ class ScannedStream(CustomerStream):
 
     def _read_details(self) -> None:
         """Ask for the details of those who are owed, and save the progress."""
-        details = self._scan.details
-        if self._child is None or not details.owed:
+        details, child = self._scan.details, self._child
+        if child is None or not details.owed:
             return
 
         def answered(customer_id: int, *, is_gone: bool) -> None:
@@ -576,11 +576,11 @@ class ScannedStream(CustomerStream):
             (details.miss if is_gone else details.add)(customer_id)
             if is_wanted:
                 self._count_details(is_gone=is_gone)
-            if self._child and self._child.asked % DETAILS_PER_STATE == 0:
+            if child.asked % DETAILS_PER_STATE == 0:
                 self._save_details()
 
         try:
-            self._child.read([*details.owed], answered)
+            child.read([*details.owed], answered)
         except FatalAPIError as error:
             raise DetailsError(str(error)) from None
         self._save_details()

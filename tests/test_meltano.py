@@ -68,12 +68,13 @@ def warehouse(postgres_url: str) -> str:
     return postgres_url
 
 
-def meltano(
-    project: Path, *arguments: str, **variables: str
+def execute(
+    command: list[str], folder: Path, **variables: str
 ) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user does; both of its outputs are in ``stdout``."""
     return subprocess.run(
-        ["uvx", "meltano", *arguments],  # noqa: S607
-        cwd=project,
+        command,
+        cwd=folder,
         env=clean_environment() | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -82,18 +83,16 @@ def meltano(
     )
 
 
+def meltano(
+    project: Path, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return execute(["uvx", "meltano", *arguments], project, **variables)
+
+
 def test_the_demo_twice(project: Path) -> None:
     command, shown = block("## Try it", "sh"), block("## Try it", "text")
     for _ in range(2):
-        result = subprocess.run(
-            ["bash", "-c", command],  # noqa: S607
-            cwd=project,
-            env=clean_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        result = execute(["bash", "-c", command], project)
 
         assert result.returncode == 0, result.stdout
         # With the lines that the README shows, in that order.

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -19,12 +18,12 @@ import pytest
 from tests.generate import ROOT, own_settings
 from tests.readme import README, block
 from tests.sandbox.server import TOKEN
-from tests.singer import clean_environment
 from tests.test_demo import port
-from tests.test_meltano import project, state_of, use, warehouse
+from tests.test_meltano import execute, project, state_of, use, warehouse
 from tests.test_postgres import in_utc, table
 
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
     from tests.conftest import Serve
@@ -47,15 +46,7 @@ TRIED = {
 def sh(
     commands: str, folder: Path, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        ["bash", "-ec", commands],  # noqa: S607
-        cwd=folder,
-        env=clean_environment() | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    result = execute(["bash", "-ec", commands], folder, **variables)
     assert result.returncode == 0, result.stdout
     return result
 
