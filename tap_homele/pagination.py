@@ -20,46 +20,46 @@ MAX_TIMES = 10
 
 
 class CursorPaginator(BaseAPIPaginator[str | None]):
-    """Gives the cursor of each page, None for the first of the list.
+    """Follows the cursor of a list; None is its first page.
 
     Only ``has_more: false`` ends the list (the vendor's document). Whatever else could
-    end it quietly is an error, since customers would be missing.
+    end it quietly is an error, because customers would be missing.
     """
 
     def __init__(
         self,
         read_answer: Callable[[requests.Response], dict[str, t.Any]],
         start: str | None = None,
-        *,
-        enough: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Begin at a page.
+        """Start at a page.
 
         Args:
-            read_answer: Gives the parsed body of a response.
-            start: The cursor of the page, None for the first.
-            enough: Tells after a page that the rest of the list is not needed.
+            read_answer: Parses the body of a response.
+            start: The cursor of the page; None: the first.
         """
         super().__init__(start)
         self._read_answer = read_answer
-        self._enough = enough
         self._seen = {start}
         self._pages: Counter[int] = Counter()
 
     def continue_if_empty(self, response: requests.Response) -> bool:  # noqa: ARG002
-        """Leave it to ``has_more``: the SDK would end the list without an error."""
+        """Leave it to ``has_more``: by default the SDK ends the list quietly."""
         return True
 
     def has_more(self, response: requests.Response) -> bool:
         """Tell whether another page is to be read."""
-        return self.next_cursor(response) is not None and not self._enough()
+        return self.next_cursor(response) is not None
 
     def get_next(self, response: requests.Response) -> str | None:
-        """Give the cursor of the next page."""
+        """Return the cursor of the next page."""
         return self.next_cursor(response)
 
     def advance(self, response: requests.Response) -> None:
-        """Go to the next page."""
+        """Go to the next page.
+
+        Raises:
+            FatalAPIError: If this page has come too often.
+        """
         rows = self._read_answer(response)["data"]
         page = hash(tuple(row["id"] for row in rows))
         if self._pages[page] == MAX_TIMES:
@@ -69,20 +69,17 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
         self._seen.add(self.current_value)
 
     def next_cursor(self, response: requests.Response) -> str | None:
-        """Read what a page says about the next.
-
-        Args:
-            response: The answer that holds the page being read.
+        """Read what a page says about the next one.
 
         Returns:
-            The cursor of the next page, None after the last.
+            The cursor of the next page; None after the last.
 
         Raises:
-            FatalAPIError: If the page does not say whether more follow; or if they do
-                and the page is empty (on Laravel only the last can be, when its rows
-                vanished meanwhile), or there is no cursor, or one that was given
-                before: Laravel answers a cursor that it cannot read with the first
-                page, without an error.
+            FatalAPIError: If the page does not say whether more follow. Or if they do
+                and the page is empty (on Laravel only the last page can be, when its
+                rows vanished meanwhile), or there is no cursor, or an earlier one:
+                Laravel answers a cursor that it cannot read with the first page,
+                without an error.
         """
         answer = self._read_answer(response)
         meta = answer.get("meta")

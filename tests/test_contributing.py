@@ -58,7 +58,7 @@ def test_add_a_field(project: Path) -> None:
 
     insert(
         "tap_homele/streams.py",
-        ")\n\n# What only the details say",
+        ")\n\n# What only the details have",
         f"    {line}\n",
     )
     insert("tests/sandbox/customers.py", '        "address": ', f"        {made_up}\n")
@@ -95,7 +95,7 @@ def test_add_a_stream(serve: Serve) -> None:
 
     class WithSources(TapHomele):
         def discover_streams(self) -> list[HomeleStream]:
-            return [*super().discover_streams(), names["LeadSourcesStream"](tap=self)]
+            return [*super().discover_streams(), names["LeadSourcesStream"](self)]
 
     output = Output([])
 

@@ -16,7 +16,6 @@ import psycopg
 import pytest
 import yaml
 
-from tap_homele.scanned import DETAILS_PER_STATE
 from tests.readme import block
 from tests.sandbox.customers import details_of
 from tests.singer import clean_environment
@@ -266,7 +265,7 @@ def test_interrupted_and_refreshed(project: Path, serve: Serve, warehouse: str) 
     asked = list(sandbox.urls)
     result = meltano(project, "run", *PIPELINE)
     assert result.returncode == 0, result.stdout
-    assert "Going on with the scan of" in result.stdout
+    assert "Resuming the scan of" in result.stdout
     assert sandbox.urls[6] == asked[5]
     assert len(pages(sandbox)) == 6 + 5 + 1
     assert table(warehouse, "tap_homele") == in_utc(sandbox)
@@ -302,19 +301,23 @@ def test_interrupted_and_refreshed(project: Path, serve: Serve, warehouse: str) 
 
     assert result.returncode == 0, result.stdout
     assert sandbox.urls[0] == "/customers?per_page=100"
-    # The list, its head again, and a look for fresh imports.
-    assert len(sandbox.urls) == 10 + 1 + 1
+    # The list, and its head again.
+    assert len(sandbox.urls) == 10 + 1
     state = state_of(project)
     assert state.pop("scan") == []
-    assert state.pop("scan_by") == "cursor"
-    assert set(state) == {"asked", "replication_key", "replication_key_value"}
+    assert state.pop("scan_by") is None
+    assert state.pop("highest_id") == max(sandbox.customers)
+    assert set(state) == {
+        *("replication_key", "replication_key_value", "fingerprint"),
+        *("full_scan_started", "margins", "cross_check"),
+    }
     assert table(warehouse, "tap_homele") == in_utc(sandbox)
 
 
-def test_details_go_on_within_a_page(
+def test_details_are_repeated_for_one_page_at_most(
     project: Path, serve: Serve, warehouse: str
 ) -> None:
-    """The tap is killed while it waits for the details of the 75th customer."""
+    """The tap is killed while it waits for the details of the 125th customer."""
     sandbox = serve(150)
     use(project, sandbox, warehouse)
     with (project / ".env").open("a") as env:
@@ -324,22 +327,21 @@ def test_details_go_on_within_a_page(
         return [url for url in sandbox.urls if url.startswith("/customers/")]
 
     sandbox.meanwhile_detail = lambda: (
-        kill_the_tap(project) if len(details()) == 75 else None
+        kill_the_tap(project) if len(details()) == 125 else None
     )
     killed = meltano(project, "run", *PIPELINE)
     assert killed.returncode != 0
     asked = details()
-    assert len(asked) == 75
+    assert len(asked) == 125
     sandbox.requests.clear()
     sandbox.meanwhile_detail = None
 
     result = meltano(project, "run", *PIPELINE)
 
     assert result.returncode == 0, result.stdout
-    # A state was written after 50; what came after it is asked for again.
-    stored = asked[:DETAILS_PER_STATE]
-    assert set(details()).isdisjoint(stored)
-    assert len(details()) == 150 - len(stored)
+    # The state says that the first page is complete.
+    assert set(details()).isdisjoint(asked[:100])
+    assert len(details()) == 50
     with psycopg.connect(warehouse) as connection:
         rows = connection.execute(
             "SELECT id, name, occupation FROM tap_homele.customer_details"
@@ -351,7 +353,7 @@ def test_details_go_on_within_a_page(
 
 
 def pages(sandbox: Sandbox) -> list[str]:
-    """Give the requests for pages of the list, without those of the check."""
+    """Give the requests for pages of the list, without those of the cross-check."""
     return [url for url in sandbox.urls if "date_" not in url]
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from singer_sdk.exceptions import FatalAPIError
 
-from tap_homele.client import decode
+from tap_homele.decoding import decode
 from tap_homele.records import Fitter, MisfitError, storable
 from tap_homele.streams import CustomersStream
 from tests.sandbox import Sandbox, faults

@@ -14,7 +14,7 @@ from urllib.request import url2pathname
 import pytest
 from singer_sdk.testing import SuiteConfig, get_tap_test_class
 
-from tap_homele.scanned import CustomerStream
+from tap_homele.sdk import CustomerStream
 from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox
 from tests.singer import catalog_of, config_for, sync

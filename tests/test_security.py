@@ -122,7 +122,10 @@ def test_a_certificate_that_cannot_be_verified_is_refused(
         sync(secure, api_url=f"https://127.0.0.1:{secure.port}", filter_query="Sara")
 
     # The SDK's structured log tells of it, also after "from None".
-    assert error.value.__context__ is None
+    context = error.value.__context__
+    while context:
+        assert str(context) == str(error.value)
+        context = context.__context__
     assert str(error.value) == (
         f"{LIST} was not sent: the certificate of the server cannot be verified. Check "
         "the setting api_url; if a proxy of your company has a certificate of its own, "

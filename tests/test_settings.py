@@ -13,7 +13,7 @@ import pytest
 import yaml
 from singer_sdk.exceptions import ConfigValidationError
 
-from tap_homele.client import base_url
+from tap_homele.config import base_url
 from tap_homele.tap import TapHomele
 from tests.singer import clean_environment, config_for, run
 

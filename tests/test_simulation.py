@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from datetime import datetime, timedelta
-from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tap_homele import records, scan, scanned
-from tap_homele.scan import Scan
-from tap_homele.scanned import CustomerStream
+from tap_homele import records, state
+from tap_homele.sdk import CustomerStream
+from tap_homele.sync import created, cursor, scan
+from tap_homele.sync.scan import Page, Progress, Scan, StaleCheckpointError
 from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox
 from tests.simulation import LossError, Simulation
@@ -43,8 +43,8 @@ def play(
     playing: list[Simulation] = []
     clock = SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic)
     monkeypatch.setattr("backoff._sync.time", clock)
-    monkeypatch.setattr(scanned, "local_time", lambda: playing[-1].local_time)
-    monkeypatch.setattr(scan, "local_time", lambda: playing[-1].local_time)
+    for module in (scan, created):
+        monkeypatch.setattr(module, "local_time", lambda: playing[-1].local_time)
     # The version of a full table is the second in which the tap began.
     initialized_at = property(lambda _: int(playing[-1].local_time.timestamp() * 1000))
     monkeypatch.setattr(TapHomele, "initialized_at", initialized_at)
@@ -131,54 +131,39 @@ def test_the_overlap_is_needed(
 def test_the_clock_of_the_server_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin_page = Scan.begin_page
+    after = Progress.after
 
-    def by_ours(self: Scan, _: datetime | None, page: list[dict[str, Any]]) -> None:
-        begin_page(self, None, page)
+    def by_ours(self: Progress, page: Page) -> Progress:
+        return after(self, page._replace(at=scan.local_time().isoformat()))
 
-    monkeypatch.setattr(Scan, "begin_page", by_ours)
+    monkeypatch.setattr(Progress, "after", by_ours)
 
     assert lose(play)
 
 
-def test_the_last_activity_in_the_filter_is_needed(
+def test_the_last_activity_is_needed_to_tell_what_changed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sees = Scan.sees
-
-    def without(self: Scan, record: dict[str, Any]) -> bool:
-        return sees(self, record) and (
-            self.bookmark is None or record["updated_at"] >= self.bookmark
-        )
-
-    monkeypatch.setattr(Scan, "sees", without)
+    monkeypatch.setattr(Page, "active_until", lambda *_: "")
 
     assert "last_activity_at" in lose(play)
 
 
-def test_closing_the_scan_is_needed(
+def test_rereading_the_head_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(self: Scan) -> bool:
-        self.closed = True
-        return False
-
-    monkeypatch.setattr(Scan, "reopen", never)
+    monkeypatch.setattr(cursor, "reread_head", lambda *_: ())
 
     assert lose(play)
 
 
-def test_closing_the_scan_until_it_holds_still_is_needed(
+def test_rereading_the_head_until_it_holds_still_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reopen = Scan.reopen
+    def once(read: Any, of: Scan) -> Iterator[Page]:
+        yield from cursor.read_head(read, of.signpost)
 
-    def once(self: Scan) -> bool:
-        again = self.limit is None and reopen(self)
-        self.closed = not again
-        return again
-
-    monkeypatch.setattr(Scan, "reopen", once)
+    monkeypatch.setattr(cursor, "reread_head", once)
 
     assert lose(play, start=980)
 
@@ -188,9 +173,9 @@ def test_the_start_that_is_carried_over_is_needed(
 ) -> None:
     resume = Scan.resume
 
-    def anew(self: Scan, checkpoints: object) -> None:
-        resume(self, checkpoints)
-        self.started = None
+    def anew(self: Scan, checkpoint: Any) -> None:
+        resume(self, checkpoint)
+        self.progress = Progress(newest=self.progress.newest)
 
     monkeypatch.setattr(Scan, "resume", anew)
 
@@ -203,9 +188,9 @@ def test_the_newest_update_that_is_carried_over_changes_nothing_for_the_worse(
     """Without it the bookmark is older, so more comes again, and nothing is lost."""
     resume = Scan.resume
 
-    def forgetful(self: Scan, checkpoints: object) -> None:
-        resume(self, checkpoints)
-        self.newest = None
+    def forgetful(self: Scan, checkpoint: Any) -> None:
+        resume(self, checkpoint)
+        self.progress = Progress(started=self.progress.started)
 
     monkeypatch.setattr(Scan, "resume", forgetful)
 
@@ -219,20 +204,20 @@ def test_the_bookmark_that_is_carried_over_is_needed(
     """Or a full refresh that was interrupted is forgotten."""
     resume = Scan.resume
 
-    def not_owed(self: Scan, checkpoints: list[dict[str, Any]]) -> None:
-        if checkpoints[0]["bookmark"] != self.bookmark:
-            raise ValueError("it began at another bookmark")
-        resume(self, checkpoints)
+    def forgotten(self: Scan, checkpoint: Any) -> None:
+        if checkpoint.bookmark != self.bookmark:
+            raise StaleCheckpointError("it began at another bookmark")
+        resume(self, checkpoint)
 
-    monkeypatch.setattr(Scan, "resume", not_owed)
+    monkeypatch.setattr(Scan, "resume", forgotten)
 
-    assert lose(play, start=190)
+    assert lose(play, start=2975)
 
 
 def test_the_fingerprint_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanned, "fingerprint", lambda *_: "always the same")
+    monkeypatch.setattr(state, "fingerprint", lambda *_: "always the same")
 
     assert lose(play)
 
@@ -254,13 +239,3 @@ def test_the_version_at_the_end_is_needed(
     monkeypatch.delattr(CustomerStream, "_write_activate_version_message")
 
     assert "are gone from the replica" in lose(play, start=180)
-
-
-def test_who_is_owed_the_details_is_needed(
-    play: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a page that was read before a kill they would not be asked for."""
-    state = scan.Details.state
-    monkeypatch.setattr(scan.Details, "state", lambda self: state(self) | {"owed": []})
-
-    assert "the details of" in lose(partial(play, details=True))

@@ -124,7 +124,9 @@ def details_of(customer: Customer) -> dict[str, Any]:
     if status := customer.get("lead_status"):
         changes.append((status["name"], customer["updated_at"]))
     return {
-        "occupation": dice.choice((*OCCUPATIONS, None)),
+        "occupation": dice.choice(
+            (*({"id": at + 1, "name": n} for at, n in enumerate(OCCUPATIONS)), None)
+        ),
         "real_estate_types": [{"id": 1, "name": dice.choice(("Villa", "شقة"))}],
         "lead_status_history": [
             {"lead_status": {"id": at, "name": name}, "changed_at": changed_at}

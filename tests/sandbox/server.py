@@ -105,6 +105,8 @@ class Sandbox:
     zone: tzinfo = timezone.utc
     # Filters that are not minded.
     ignored: tuple[str, ...] = ()
+    # The most customers on a page, whatever is asked for.
+    most: int = 100
     requests: list[LoggedRequest] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -337,7 +339,7 @@ class Sandbox:
 
     def page(self) -> dict[str, Any]:
         """Give the ordinary answer to the request that is being served."""
-        per_page = min(100, max(1, request.args.get("per_page", 25, type=int)))
+        per_page = min(self.most, max(1, request.args.get("per_page", 25, type=int)))
         with self._lock:
             keys, rows = self._sorted()
             # Ascending, so that a page is what comes before its end.

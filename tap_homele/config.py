@@ -1,0 +1,288 @@
+"""The settings: their JSON schema, and the checks that a schema cannot make."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+from datetime import date
+from urllib.parse import urlsplit
+
+import requests
+from singer_sdk import typing as th
+
+from tap_homele import records
+
+if t.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+API_PATH = "/api/v2/crm"
+DEFAULT_API_URL = f"https://crm.homele.com{API_PATH}"
+
+_MAKE_ONE = "Make one in Homele under Settings > API Integration."
+
+# A misspelt setting must not pass silently, so none is accepted that is not here.
+# The SDK adds those of its own (stream maps, flattening, batches).
+SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
+    th.Property(
+        "auth_token",
+        th.StringType,
+        required=True,
+        secret=True,
+        title="Token",
+        description=(
+            "API token, made in Homele under Settings > API Integration with the "
+            "permission customer:read."
+        ),
+    ),
+    th.Property(
+        "api_url",
+        th.StringType,
+        default=DEFAULT_API_URL,
+        title="API URL",
+        description=(
+            "Address of the API. For a company with a domain of its own the domain "
+            "is enough, such as https://crm.acme.example."
+        ),
+        examples=["https://crm.acme.example"],
+    ),
+    th.Property(
+        "start_date",
+        th.DateTimeType,
+        title="Start date",
+        description=(
+            "The first run takes only customers that changed since then: a date or "
+            "a time in ISO 8601. Without it, all."
+        ),
+        examples=["2026-01-01"],
+    ),
+    th.Property(
+        "user_agent",
+        th.StringType,
+        title="User agent",
+        description="User-Agent header, instead of tap-homele and its version.",
+    ),
+    th.Property(
+        "page_size",
+        th.IntegerType(minimum=1, maximum=100),
+        default=100,
+        title="Page size",
+        description="Customers per request, 1 to 100.",
+        examples=[50],
+    ),
+    th.Property(
+        "filter_query",
+        th.StringType,
+        title="Filter: name",
+        description="Only customers whose name matches this search.",
+        examples=["Sara"],
+    ),
+    th.Property(
+        "filter_lead_status_ids",
+        th.ArrayType(th.IntegerType),
+        title="Filter: lead statuses",
+        description="Only customers with one of these lead statuses, by id.",
+        examples=[[1, 2]],
+    ),
+    th.Property(
+        "filter_owner_ids",
+        th.ArrayType(th.IntegerType),
+        title="Filter: owners",
+        description="Only customers of one of these owners, by id.",
+        examples=[[1, 2]],
+    ),
+    th.Property(
+        "filter_lead_source_ids",
+        th.ArrayType(th.IntegerType),
+        title="Filter: lead sources",
+        description="Only customers from one of these lead sources, by id.",
+        examples=[[1, 2]],
+    ),
+    th.Property(
+        "filter_priority_id",
+        th.IntegerType,
+        title="Filter: priority",
+        description="Only customers with this priority, by id.",
+        examples=[1],
+    ),
+    th.Property(
+        "filter_created_from",
+        th.DateType,
+        title="Filter: created from",
+        description="Only customers created after this date (YYYY-MM-DD).",
+        examples=["2026-01-01"],
+    ),
+    th.Property(
+        "filter_created_to",
+        th.DateType,
+        title="Filter: created to",
+        description="Only customers created before this date (YYYY-MM-DD).",
+        examples=["2026-12-31"],
+    ),
+    th.Property(
+        "scan_by",
+        th.StringType(allowed_values=["auto", "cursor", "created_date"]),
+        default="auto",
+        title="Scan by",
+        description=(
+            "How the list is read: by the API's cursor, by windows of the created "
+            "date, or auto: by the cursor, unless it turns out to hide customers."
+        ),
+        examples=["created_date"],
+    ),
+    th.Property(
+        "customer_details",
+        th.BooleanType,
+        default=False,
+        title="Customer details",
+        description=(
+            "Adds the stream customer_details: all that Homele knows of each "
+            "customer that changed, for one more request each."
+        ),
+        examples=[True],
+    ),
+    th.Property(
+        "emit_activate_version_messages",
+        th.BooleanType,
+        default=False,
+        title="Emit ACTIVATE_VERSION messages",
+        description=(
+            "With FULL_TABLE replication, tell the target to remove customers that "
+            "are gone from Homele."
+        ),
+        examples=[True],
+    ),
+    additional_properties=False,
+).to_dict()
+
+
+def setting_errors(config: t.Mapping[str, t.Any]) -> Iterator[str]:
+    """Check what a JSON schema cannot.
+
+    Yields:
+        A sentence for each setting that is wrong. It never holds the token.
+    """
+    yield from _token_errors(config["auth_token"])
+    for name in ("api_url", "page_size"):
+        if config[name] in {None, ""}:
+            yield f"{name}: it must not be empty; leave it out for the default."
+    try:
+        base_url(config["api_url"] or DEFAULT_API_URL)
+    except ValueError as error:
+        yield f"api_url: {error}."
+    if not _fits_a_header(config.get("user_agent") or ""):
+        yield "user_agent: it must be plain ASCII on one line."
+    start_date = config.get("start_date")
+    if start_date and records.utc(start_date) is None:
+        yield (
+            f"start_date: '{start_date}' is not a date or time in ISO 8601, such "
+            "as 2026-01-31 or 2026-01-31T08:00:00Z."
+        )
+    yield from _created_errors(
+        config.get("filter_created_from"), config.get("filter_created_to")
+    )
+
+
+def base_url(api_url: str) -> str:
+    """Complete the address of the API.
+
+    Args:
+        api_url: What the user set: the address of the API, or a tenant's bare domain.
+
+    Returns:
+        The address without a slash at its end. A bare domain is completed with
+        ``/api/v2/crm`` (the vendor's documents: every tenant can have its own).
+
+    Raises:
+        ValueError: If it is not an address that a token may be sent to.
+    """
+    # None of these sentences holds a part of it: a password can be anywhere.
+    if "@" in api_url:
+        raise ValueError("it must not hold a user name or a password")
+    try:
+        parts = urlsplit(api_url.strip())
+        _ = parts.port, (parts.hostname or "").encode("idna")
+        if parts.hostname and parts.scheme in {"http", "https"}:
+            requests.Request("GET", api_url.strip()).prepare()
+    except ValueError:
+        raise ValueError("it cannot be an address") from None
+    if parts.query or parts.fragment or len(api_url.split()) != 1:
+        raise ValueError("it must end with its path, without '?', '#' or spaces")
+    loopback = parts.hostname in {"localhost", "127.0.0.1", "::1"}
+    if not parts.hostname or not (
+        parts.scheme == "https" or (parts.scheme == "http" and loopback)
+    ):
+        raise ValueError(
+            f"it must begin with https://, as in https://crm.homele.com{API_PATH}"
+        )
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or API_PATH}"
+
+
+def without_value(sentence: str) -> str:
+    """Say what the SDK says of a setting without its value, which can be a secret."""
+    if unknown := re.search(r"\((.+) (?:was|were) unexpected\)$", sentence):
+        return " ".join(map(_unknown, re.findall(r"'([^']+)'", unknown[1])))
+    if missing := re.fullmatch(r"'(\w+)' is a required property", sentence):
+        return f"{missing[1]}: it is missing. {_MAKE_ONE}"
+    found = re.search(r"config\['(\w+)'\](?:\[(\d+)\])?$", sentence)
+    if found is None:
+        return sentence
+    setting = SCHEMA["properties"][found[1]]
+    if found[2]:
+        return f"{found[1]}: each of the list must be {_kind(setting['items'])}."
+    return f"{found[1]}: it must be {_kind(setting)}."
+
+
+def _unknown(name: str) -> str:
+    """Say that there is no such setting, and which one may be meant."""
+    import difflib  # noqa: PLC0415 - a good start-up has no use for it
+
+    known = SCHEMA["properties"]
+    similar = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {similar[0]}?" if similar else ""
+    return f"{name}: there is no such setting.{hint}"
+
+
+def _kind(schema: dict[str, t.Any]) -> str:
+    """Say in words what a JSON schema takes."""
+    if "enum" in schema:
+        return f"one of {', '.join(map(str, filter(None, schema['enum'])))}"
+    if "maximum" in schema:
+        return f"a whole number from {schema['minimum']} to {schema['maximum']}"
+    kinds = {
+        "string": "text",
+        "integer": "a whole number",
+        "boolean": "true or false",
+        "array": "a list",
+        "object": "an object",
+    }
+    types = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+    return " or ".join(kinds[kind] for kind in types if kind in kinds)
+
+
+def _token_errors(token: str) -> Iterator[str]:
+    if not token:
+        yield f"auth_token: it is empty. {_MAKE_ONE}"
+    elif token.split() != [token] or not _fits_a_header(token):
+        yield (
+            "auth_token: it must be the token alone, such as 1|abc123, without "
+            "'Bearer' and without spaces."
+        )
+
+
+def _fits_a_header(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
+def _created_errors(first: str | None, last: str | None) -> Iterator[str]:
+    for name, day in (("filter_created_from", first), ("filter_created_to", last)):
+        if day and not _is_date(day):
+            yield f"{name}: '{day}' is not a date such as 2026-01-31."
+    if first and last and first > last:
+        yield "filter_created_from: it is later than filter_created_to."
+
+
+def _is_date(value: str) -> bool:
+    try:
+        return date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False

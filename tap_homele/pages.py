@@ -1,0 +1,107 @@
+"""Read the list of customers: a query becomes requests, an answer becomes a page."""
+
+from __future__ import annotations
+
+import typing as t
+
+from singer_sdk.exceptions import FatalAPIError
+from singer_sdk.streams.rest import HTTPRequest, PageContext
+
+from tap_homele import records
+from tap_homele.client import ServerError, TokenError
+from tap_homele.http import server_time
+from tap_homele.pagination import CursorPaginator
+from tap_homele.sdk import CustomerStream
+from tap_homele.sync.created import MAX_PAGE_SIZE
+from tap_homele.sync.scan import Page, PageError, Query, local_time
+
+if t.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import requests
+
+
+class CustomerPages(CustomerStream):
+    """A list of customers, page by page."""
+
+    # The query that is being sent, and the page it is at.
+    _query: Query
+    _paginator: CursorPaginator
+
+    def read(self, query: Query) -> Iterator[Page]:
+        """Send a query and follow its cursor: the SDK's loop, page by page.
+
+        Raises:
+            PageError: If a page cannot be read.
+            TokenError: If the API does not accept the token.
+        """
+        self._query = query
+        self._paginator = CursorPaginator(self.read_answer, query.cursor)
+        try:
+            yield from t.cast("Iterator[Page]", self.request_records(None))
+        except TokenError:
+            raise
+        except FatalAPIError as error:
+            server_failed = isinstance(error, ServerError)
+            raise PageError(str(error), server_failed=server_failed) from None
+
+    @property
+    def filters(self) -> dict[str, t.Any]:
+        """The filters as the API names them; None and empty lists are not sent."""
+        config = self.config
+        return {
+            "filter[query]": config.get("filter_query") or None,
+            "filter[lead_status.id][]": config.get("filter_lead_status_ids") or None,
+            "filter[owner.id][]": config.get("filter_owner_ids") or None,
+            "filter[lead_source.id][]": config.get("filter_lead_source_ids") or None,
+            "filter[priority.id]": config.get("filter_priority_id"),
+            "filter[date_from]": config.get("filter_created_from"),
+            "filter[date_to]": config.get("filter_created_to"),
+        }
+
+    def get_http_request(self, *, page: PageContext[str | None]) -> HTTPRequest:
+        """Make the request for a page.
+
+        Cursors hold neither the filters nor the page size (Laravel), so each request
+        repeats them.
+        """
+        days = {
+            "filter[date_from]": self._query.created_from,
+            "filter[date_to]": self._query.created_to,
+        }
+        window = {name: day.isoformat() for name, day in days.items() if day}
+        return HTTPRequest(
+            url=f"{self.url_base}{self.path}",
+            headers=self.http_headers,
+            params={
+                # A window of created dates has to fit on one page.
+                "per_page": MAX_PAGE_SIZE if window else self.config["page_size"],
+                **self.filters,
+                **window,
+                "cursor": page.next_page_token,
+            },
+        )
+
+    def get_new_paginator(self) -> CursorPaginator:
+        """Return the paginator of the query that is being sent."""
+        return self._paginator
+
+    def parse_response(self, response: requests.Response) -> Iterator[t.Any]:
+        """Yield the one page of an answer.
+
+        Raises:
+            FatalAPIError: If a row is not a customer, or the page does not say what
+                follows it.
+        """
+        fitted: list[records.Record] = []
+        try:
+            fitted.extend(map(self.fitter.fit, super().parse_response(response)))
+        except records.MisfitError as reason:
+            raise FatalAPIError(
+                f"Page {self._paginator.count + 1} of the list: row {len(fitted) + 1} "
+                f"{reason}, so it cannot be stored. Stopped, because a customer would "
+                "be missing. Tell Homele's support."
+            ) from None
+        at = server_time(response) or local_time()
+        next_cursor = self._paginator.next_cursor(response)
+        yield Page(fitted, at.isoformat(timespec="seconds"), next_cursor)

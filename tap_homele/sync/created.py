@@ -1,0 +1,283 @@
+"""Read the list by created date, window by window, which needs no cursor.
+
+Stock Laravel's cursor skips customers: those without an activity on every page but the
+first (MySQL, SQLite), and those that share the cursor's second where the column holds
+parts of a second. A created date does not change, so a window of created dates that
+fits on one page is complete: one answer, nothing moves, nothing is skipped.
+
+Whether the filters ``date_from`` and ``date_to`` include their own day, and in which
+time zone a day begins, is not documented. Where one of them leaves its day out, a window
+asks for one day more at that end: neighbours overlap, and the same customer twice does
+no harm.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import typing as t
+from collections import Counter
+from datetime import date
+
+from tap_homele.sync.scan import Page, PageError, Query, Read, Scan, local_time
+
+if t.TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tap_homele.records import Record
+
+# Days are counted as Python does, from 0001-01-01. Customers can have been created
+# before that, too: MySQL's zero is 0000-00-00.
+BEFORE_ALL, FIRST_DAY, LAST_DAY = 0, date.min.toordinal(), date.max.toordinal()
+
+# The most customers that the API gives at once (the vendor's document), and how full a
+# page is meant to be: days differ.
+MAX_PAGE_SIZE = 100
+FILL = 0.85
+
+# The days of the first window, where nothing is known, and the most that the next may
+# have, for each day of the last.
+FIRST_LENGTH = 7
+GROWTH = 4
+SHRINK = 0.7
+SMOOTH = 0.5
+
+# The margins that are right whatever the filters do.
+BOTH_MARGINS = (1, 1)
+
+# How many days are tried to find out whether the filters include their own.
+TRIED_DAYS = 3
+
+logger = logging.getLogger(__name__)
+
+
+class Window(t.NamedTuple):
+    """Customers created from one day to another, both included.
+
+    Attributes:
+        first: The first day.
+        last: The last day.
+        page: The first page of them.
+        rest: The pages after it. Only a single day can have some.
+    """
+
+    first: int
+    last: int
+    page: Page
+    rest: Iterator[Page]
+
+    @property
+    def fits(self) -> bool:
+        """Whether all of them are on the first page."""
+        return self.page.next_cursor is None
+
+    def __str__(self) -> str:
+        """Give the days in words."""
+        first = str(day_of(self.first)) if self.first else "the first day"
+        last = str(day_of(self.last)) if self.last <= LAST_DAY else "today"
+        return first if first == last else f"{first} to {last}"
+
+
+def by_created_date(
+    read: Read, scan: Scan, *, newest: int | None = None, per_day: float = 0
+) -> Iterator[Page]:
+    """Yield every page of the list, the newest created dates first.
+
+    Sets ``scan.complete`` to False if a customer can have been missed.
+
+    Args:
+        read: Sends a query.
+        scan: What it starts from.
+        newest: As for ``windows``.
+        per_day: As for ``windows``.
+
+    Raises:
+        PageError: If the customers of a day cannot be read; after all others were.
+    """
+    if scan.margins is None:
+        page = next(read(Query()))
+        if page.next_cursor is None:
+            yield page
+            return
+        days = Counter(filter(None, map(created_on, page.records)))
+        newest = max(days, default=None)
+        scan.margins = find_margins(read, days)
+    before = scan.resumes.created_before if scan.resumes else None
+    unreadable: list[str] = []
+    undated = 0
+    for window in windows(read, scan, before=before, newest=newest, per_day=per_day):
+        count = 0
+        try:
+            for page in itertools.chain([window.page], window.rest):
+                count += len(page.records)
+                undated += sum(created_on(record) is None for record in page.records)
+                # A later run resumes after a whole window, but not after a day that
+                # failed: that is read again.
+                is_whole = page.next_cursor is None and not unreadable
+                until = day_of(window.first) if is_whole else None
+                yield page._replace(next_cursor=None, created_before=until)
+        except PageError as error:
+            if not error.server_failed:
+                raise
+            unreadable.append(str(window))
+        if not window.fits:
+            scan.complete = False
+            logger.warning(
+                "More customers were created on %s than fit on a page: %d were read by "
+                "the cursor, which may skip others.",
+                window,
+                count,
+            )
+    if undated:
+        scan.complete = False
+        logger.warning(
+            "There are customers without a created date, which no window holds: some "
+            "may be missing. Tell Homele's support."
+        )
+    if unreadable:
+        # The next run reads the whole list again.
+        yield Page([], page.at, created_before=date.max)
+        raise PageError(
+            f"Of the customers created on {', '.join(unreadable)} more follow, and "
+            "Homele fails to follow its own cursor to them. All others were read. Tell "
+            "Homele's support; until it is mended, each run ends like this."
+        )
+
+
+def windows(
+    read: Read,
+    scan: Scan,
+    *,
+    before: date | None = None,
+    newest: int | None = None,
+    per_day: float = 0,
+) -> Iterator[Window]:
+    """Yield the list in windows that fit on a page, or are a single day.
+
+    Args:
+        read: Sends a query.
+        scan: Has the margins of a window, and the bounds that the filters set.
+        before: Only customers created before this day; None: all.
+        newest: The newest day on which a customer is known to have been created; None:
+            today.
+        per_day: How many customers are created in a day, about; 0: not known.
+
+    Raises:
+        PageError: If a window cannot be read.
+    """
+    lowest, highest = bounds(scan)
+    today = scan.progress.started or local_time().isoformat()
+    top = max(lowest, newest or ordinal(today))
+    last = min(highest, before.toordinal() - 1) if before else highest
+    length = max(1, round(FILL * MAX_PAGE_SIZE / per_day)) if per_day else FIRST_LENGTH
+    shorter, shrink, most, ahead = int(SHRINK * length), SHRINK, MAX_PAGE_SIZE, 1
+    while last >= lowest:
+        end = min(last, top)
+        first = max(lowest, end - length + 1)
+        query = window_query(scan, first, last)
+        pages = read(query)
+        page = next(pages)
+        check_created(query, page)
+        if page.next_cursor:
+            most = len(page.records)  # a server may give fewer than it was asked for
+        if page.next_cursor and first < end:
+            length, shorter, shrink = max(1, shorter), int(shrink * shorter), shrink**2
+            continue
+        if page.next_cursor and end < min(last, LAST_DAY):
+            # Created in the future: go there first.
+            top, ahead = min(end + ahead, LAST_DAY), 2 * ahead
+            continue
+        yield Window(first, last, page, pages)
+        last, days, shrink = first - 1, end - first + 1, SHRINK
+        if page.records:
+            found = len(page.records) / days
+            per_day = per_day + SMOOTH * (found - per_day) if per_day else found
+            length = max(1, min(round(FILL * most / per_day), GROWTH * days))
+            shorter = int(SHRINK * length)
+        else:
+            # Nobody: perhaps nobody before either. If somebody was, in longer windows.
+            length, shorter = last + 1, GROWTH * days
+
+
+def window_query(scan: Scan, first: int, last: int) -> Query:
+    """Make the query for the customers created between two days, both included.
+
+    Its ends are open, or those of the filters, where the window reaches that far.
+    """
+    lowest, highest = bounds(scan)
+    before, after = scan.margins or BOTH_MARGINS
+    created_from, created_to = scan.created_from, scan.created_to
+    if first > lowest:
+        created_from = day_of(max(lowest, first - before))
+    if last < highest:
+        created_to = day_of(min(highest, last + after))
+    return Query(created_from=created_from, created_to=created_to)
+
+
+def bounds(scan: Scan) -> tuple[int, int]:
+    """Give the first and the last day that the filters let through."""
+    lowest, highest = scan.created_from, scan.created_to
+    return (
+        lowest.toordinal() if lowest else BEFORE_ALL,
+        highest.toordinal() if highest else LAST_DAY + 1,
+    )
+
+
+def find_margins(read: Read, days: Counter[int]) -> tuple[int, int]:
+    """Ask whether the filters include their own day; give the margins of a window.
+
+    A query for a single day that shows different times includes that day at both ends,
+    in whatever time zone: a filter that compares with midnight shows one time, one that
+    leaves a day out shows nobody. The same for two days, of which the filter leaves out
+    the second.
+
+    Args:
+        read: Sends a query.
+        days: How many customers are known to have been created on which day.
+    """
+    tried = [day for day, count in days.most_common(TRIED_DAYS) if count > 1]
+    for after in (0, 1):
+        for day in tried:
+            query = Query(created_from=day_of(day), created_to=day_of(day + after))
+            page = next(read(query))
+            check_created(query, page)
+            times = {r["created_at"] for r in page.records if r["created_at"]}
+            if len(times) > 1:
+                # A day begins up to fourteen hours before that of UTC, so what was
+                # created before ten o'clock does not belong to the second day.
+                is_first = after == 0 or min(times) < f"{day_of(day)}T10"
+                return (0, after) if is_first else BOTH_MARGINS
+    return BOTH_MARGINS
+
+
+def check_created(query: Query, page: Page) -> None:
+    """Check that the customers of a page were created when the query says.
+
+    Raises:
+        PageError: If not: the server ignores the filters, say.
+    """
+    # A day of any time zone begins and ends within a day of that of UTC.
+    first = query.created_from.toordinal() - 1 if query.created_from else BEFORE_ALL
+    last = query.created_to.toordinal() + 1 if query.created_to else LAST_DAY
+    days = filter(None, map(created_on, page.records))
+    if any(not first <= day <= last for day in days):
+        raise PageError(
+            "Homele was asked for customers created in certain days, and answered with "
+            "others. Set scan_by to cursor, and tell Homele's support."
+        )
+
+
+def created_on(record: Record) -> int | None:
+    """Give the day, UTC, on which a customer was created, as an ordinal."""
+    at: str | None = record["created_at"]
+    return ordinal(at) if at else None
+
+
+def ordinal(moment: str) -> int:
+    """Give the day of a time."""
+    return date.fromisoformat(moment[: len("2026-02-15")]).toordinal()
+
+
+def day_of(number: int) -> date:
+    """Give the day with an ordinal, or the nearest that there is."""
+    return date.fromordinal(min(max(number, FIRST_DAY), LAST_DAY))

@@ -1,0 +1,284 @@
+"""One scan of the list: what it starts from, what it has seen, what counts as changed.
+
+A sync reads the whole list, because Homele can neither sort nor filter it by
+``updated_at`` (the vendor's document). All times are UTC in the one spelling of
+``records.utc``, so they compare as strings.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, timezone
+
+import msgspec
+
+from tap_homele.records import Record  # noqa: TC001 - the alias needs it
+
+# A change becomes visible when its transaction commits, later than the time it carries:
+# what was written shortly before a scan may be missing from it.
+OVERLAP = timedelta(minutes=5)
+
+# A scan that was interrupted longer ago is read anew: too much has moved since.
+RESUMABLE = timedelta(days=7)
+
+# How ``records.utc`` spells the beginning of a day.
+MIDNIGHT = "T00:00:00+00:00"
+
+# A time as ``records.utc`` spells it.
+Moment: t.TypeAlias = t.Annotated[
+    str, msgspec.Meta(pattern=r"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00\Z")
+]
+
+
+class Query(t.NamedTuple):
+    """What to ask the list for: from which cursor on, created between which days."""
+
+    cursor: str | None = None
+    created_from: date | None = None
+    created_to: date | None = None
+
+
+class Page(t.NamedTuple):
+    """One answer of the list.
+
+    Attributes:
+        records: The customers, as records that fit the schema.
+        at: The server's clock, UTC.
+        next_cursor: Where the list goes on; None after the last page.
+        created_before: By created date: all customers created on this day or later have
+            been read.
+    """
+
+    records: list[Record]
+    at: str
+    next_cursor: str | None = None
+    created_before: date | None = None
+
+    @property
+    def activities(self) -> list[str]:
+        """The last activities that are known."""
+        return [at for r in self.records if (at := r["last_activity_at"])]
+
+    @property
+    def holds_days(self) -> bool:
+        """Whether the last activities are days without a time.
+
+        The cursor in the vendor's document holds a day, so the list may do so too.
+        """
+        activities = self.activities
+        return bool(activities) and all(at.endswith(MIDNIGHT) for at in activities)
+
+    def active_until(self, record: Record) -> str:
+        """Tell until when a customer was active at the latest; empty: not known."""
+        at: str = record["last_activity_at"] or ""
+        is_day = at.endswith(MIDNIGHT) and self.holds_days
+        return at.replace(MIDNIGHT, "T23:59:59.999999+00:00") if is_day else at
+
+    def active_since(self, since: str) -> list[Record]:
+        """Return the customers that may have been active since a time."""
+        return [r for r in self.records if self.active_until(r) >= since]
+
+
+# Sends a query and follows its cursor, one page after the other.
+Read: t.TypeAlias = t.Callable[[Query], t.Iterator[Page]]
+
+
+class PageError(Exception):
+    """A page cannot be read, however often it is asked for."""
+
+    def __init__(self, reason: str, *, server_failed: bool = False) -> None:
+        """Say why.
+
+        Args:
+            reason: A sentence, and what to do.
+            server_failed: The server itself failed (500): another query may succeed.
+        """
+        super().__init__(reason)
+        self.server_failed = server_failed
+
+
+class StaleCheckpointError(Exception):
+    """A checkpoint does not fit this scan; the text says why."""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scan has seen so far.
+
+    Attributes:
+        started: When it began, by the server's clock; None before the first page.
+        newest: The newest ``updated_at``.
+        highest_id: The highest id.
+    """
+
+    started: Moment | None = None
+    newest: Moment | None = None
+    highest_id: int = 0
+
+    def after(self, page: Page) -> Progress:
+        """Give the progress after a page."""
+        # The server's clock: a local one that runs ahead would move the bookmark past
+        # changes that are not visible yet. Of the two, the earlier is safe.
+        now = local_time().isoformat(timespec="seconds")
+        updates = [at for record in page.records if (at := record["updated_at"])]
+        return Progress(
+            started=self.started or min(page.at, now),
+            newest=max(filter(None, (self.newest, *updates)), default=None),
+            highest_id=max(self.highest_id, *(record["id"] for record in page.records))
+            if page.records
+            else self.highest_id,
+        )
+
+
+class Checkpoint(Progress, frozen=True, kw_only=True):
+    """Where an interrupted scan resumes. It stands in the state after each page.
+
+    Attributes:
+        fingerprint: Of the list that was read.
+        bookmark: That of the scan; None in a full refresh.
+        by_created_date: How the list was read.
+        cursor: The next page; None by created date, and before the second page.
+        created_before: As in ``Page``.
+    """
+
+    started: Moment
+    fingerprint: str
+    bookmark: Moment | None
+    by_created_date: bool
+    cursor: t.Annotated[str, msgspec.Meta(min_length=1)] | None
+    created_before: date | None
+
+
+@dataclass
+class Scan:
+    """One scan, from its start to its end.
+
+    Attributes:
+        fingerprint: Of the list: its address, its filters, the selected streams.
+        bookmark: Customers that changed since then are sent; None: all.
+        first_bookmark: The setting ``start_date``, from which a first scan starts.
+        known_id: The highest id that the last full scan saw; None: not known.
+        created_from: The first created date that the filters let through.
+        created_to: The last one.
+        by_created_date: Read by created date, without the cursor.
+        margins: How many days a window of created dates asks for in addition, before
+            and after it; None: not known yet.
+        resumes: Where it resumes; None: it reads from the top.
+        progress: What it has seen so far.
+        complete: No customer can be missing.
+    """
+
+    fingerprint: str
+    bookmark: str | None = None
+    first_bookmark: str | None = None
+    known_id: int | None = None
+    created_from: date | None = None
+    created_to: date | None = None
+
+    by_created_date: bool = False
+    margins: tuple[int, int] | None = None
+    resumes: Checkpoint | None = None
+    progress: Progress = field(default_factory=Progress)
+    complete: bool = True
+
+    def changed(self, page: Page) -> list[Record]:
+        """Return the customers of a page that are to be sent.
+
+        A new activity changes the record without an update of it. An import can keep
+        the dates of an older system, so that only its new id tells. A customer without
+        a readable ``updated_at`` may have changed.
+        """
+        bookmark, known_id = self.bookmark, self.known_id
+        if bookmark is None:
+            return page.records
+        return [
+            record
+            for record in page.records
+            if (record["updated_at"] or bookmark) >= bookmark
+            or page.active_until(record) >= bookmark
+            or (known_id is not None and record["id"] > known_id)
+        ]
+
+    def is_newer(self, page: Page, record: Record) -> bool:
+        """Tell whether a customer may have come, or moved, since the scan began."""
+        times = record["created_at"], record["updated_at"], page.active_until(record)
+        return any(at and at >= self.signpost for at in times)
+
+    @property
+    def signpost(self) -> str:
+        """The latest time that the bookmark may become; empty before the first page."""
+        started = self.progress.started
+        return earlier(started, OVERLAP) if started else ""
+
+    @property
+    def newest(self) -> str | None:
+        """The newest ``updated_at``, which becomes the bookmark, cut to the signpost.
+
+        A customer that is sent for its activity alone may have been updated long ago,
+        and must not take the bookmark back.
+        """
+        return max(filter(None, (self.progress.newest, self.bookmark)), default=None)
+
+    def leave_cursor(self) -> None:
+        """Go on by created date, and send everybody: anybody may have been skipped."""
+        self.by_created_date, self.resumes, self.complete = True, None, True
+        self.bookmark = self.first_bookmark
+
+    def checkpoint(self, page: Page) -> Checkpoint:
+        """Make the checkpoint from which the next run resumes after a page."""
+        return Checkpoint(
+            **msgspec.structs.asdict(self.progress),
+            fingerprint=self.fingerprint,
+            bookmark=self.bookmark,
+            by_created_date=self.by_created_date,
+            cursor=page.next_cursor,
+            created_before=page.created_before,
+        )
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Resume where an earlier run was interrupted.
+
+        The start of the scan carries over, and the signpost with it: what changed since
+        then on pages that were read already arrives with the next scan.
+
+        Raises:
+            StaleCheckpointError: If the list must be read from the top. An interrupted
+                full refresh sends all customers even then: Meltano keeps the bookmark
+                of before beside its checkpoint.
+        """
+        is_older = (checkpoint.bookmark or "") <= (self.bookmark or "")
+        if is_older:
+            self.bookmark = checkpoint.bookmark
+        if checkpoint.fingerprint != self.fingerprint:
+            raise StaleCheckpointError(
+                "it read with other filters, or from another address"
+            )
+        if not is_older:
+            raise StaleCheckpointError("it began at a later bookmark")
+        age = local_time() - datetime.fromisoformat(checkpoint.started)
+        if age > RESUMABLE:
+            raise StaleCheckpointError(f"it began more than {RESUMABLE.days} days ago")
+        if checkpoint.by_created_date is not self.by_created_date:
+            raise StaleCheckpointError("it read the list in another way")
+        if checkpoint.cursor is None and checkpoint.created_before is None:
+            raise StaleCheckpointError("it was on the first page")
+        self.resumes = checkpoint
+        self.progress = Progress(
+            started=checkpoint.started,
+            newest=checkpoint.newest,
+            highest_id=checkpoint.highest_id,
+        )
+
+    def restart(self) -> None:
+        """Read from the top after all."""
+        self.resumes, self.progress = None, Progress()
+
+
+def earlier(moment: str, span: timedelta) -> str:
+    """Give the time that is so much earlier."""
+    return (datetime.fromisoformat(moment) - span).isoformat()
+
+
+def local_time() -> datetime:
+    """Give the clock of this machine, UTC."""
+    return datetime.now(timezone.utc)

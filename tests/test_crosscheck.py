@@ -1,0 +1,557 @@
+"""Does the cursor skip customers? The list by created date tells."""
+
+from __future__ import annotations
+
+import logging
+import re
+from datetime import date, datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tap_homele.sync import created, scan
+from tests.sandbox import Sandbox, faults
+from tests.sandbox.customers import Customer, make_customers, spell
+from tests.singer import Output, catalog_of, sync
+from tests.test_created import is_complete, is_window, stream_state, summary, warnings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Serve
+
+TODAY = datetime(2026, 3, 2, 12, tzinfo=timezone.utc)
+DAY = timedelta(days=1)
+
+# Whether the filters include their own day at the start, and at the end.
+INCLUDES = [(True, True), (True, False), (False, False)]
+
+
+class Company:
+    """A company whose customers all have an activity, and a server with a clock.
+
+    The cursor skips customers without an activity. Nothing proves that it does not.
+    """
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        self.now = TODAY
+        self.next_id = 1
+        self.outputs: list[Output] = []
+        # Waiting takes time on the server, too.
+        self.waited: list[float] = []
+        sandbox.clock = lambda: self.now.timestamp() + sum(self.waited)
+        sandbox.drops_nulls = True
+
+    def add(
+        self, count: int, day: datetime, *, active: bool = True, **values: Any
+    ) -> list[Customer]:
+        """Add customers that were created within an hour."""
+        added = make_customers(count, seed=self.next_id)
+        for at, row in enumerate(added):
+            moment = spell(day + timedelta(seconds=at * 3600 / count))
+            row |= {"id": self.next_id, "sequential_number": self.next_id}
+            row |= {"created_at": moment, "updated_at": moment}
+            # Each at a second of its own, so that no two share one.
+            latest = spell(day + timedelta(seconds=at)) if active else None
+            self.sandbox.add(row | {"last_activity_at": latest} | values)
+            self.next_id += 1
+        return added
+
+    def grow(self, count: int, days: int) -> None:
+        """Add customers, evenly in so many days until now."""
+        for at in range(days):
+            until = count * (at + 1) // days - count * at // days
+            self.add(until, self.now - (days - at) * DAY + timedelta(hours=1))
+
+    def run(self, **options: Any) -> Output:
+        self.sandbox.requests.clear()
+        state = self.outputs[-1].state if self.outputs else None
+        output = sync(self.sandbox, scan_by="auto", state=state, **options)
+        self.outputs.append(output)
+        return output
+
+    @property
+    def is_complete(self) -> bool:
+        return is_complete(self.sandbox, *self.outputs)
+
+    @property
+    def windows(self) -> int:
+        """How many requests the last run has spent on created dates."""
+        return sum(map(is_window, self.sandbox.urls))
+
+
+@pytest.fixture
+def company(
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
+    waited: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Company:
+    caplog.set_level(logging.INFO)
+    company = Company(serve(0))
+    company.waited = waited
+    for module in (scan, created):
+        monkeypatch.setattr(module, "local_time", lambda: company.now)
+    return company
+
+
+def full_table(company: Company, **options: Any) -> Output:
+    return company.run(
+        catalog=catalog_of("FULL_TABLE"),
+        emit_activate_version_messages=True,
+        **options,
+    )
+
+
+# The proof.
+
+
+def test_what_the_cursor_returns_can_prove_that_it_skips_nobody(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without an activity, and with one in the same second on both sides of a page."""
+    caplog.set_level(logging.INFO)
+    sandbox = serve(1000)
+
+    output = sync(sandbox, scan_by="auto")
+
+    assert is_complete(sandbox, output)
+    assert not any(map(is_window, sandbox.urls))
+    assert summary(caplog).endswith("The next run starts from 2026-02-20T18:00:00Z.")
+    assert stream_state(output)["cross_check"] == []
+
+
+@pytest.mark.parametrize("proof", ["no null", "no shared second", "midnight"])
+def test_one_half_of_the_proof_is_none(serve: Serve, proof: str) -> None:
+    sandbox = serve(450)
+    for at, row in enumerate(sandbox.customers.values()):
+        if proof == "no null":
+            row["last_activity_at"] = row["last_activity_at"] or row["updated_at"]
+        elif proof == "no shared second" and row["last_activity_at"]:
+            row["last_activity_at"] = spell(TODAY - at * timedelta(hours=1, seconds=1))
+        elif row["last_activity_at"]:
+            # It may be a day, and the cursor one that holds days.
+            row["last_activity_at"] = row["last_activity_at"][:10] + "T00:00:00+00:00"
+
+    sync(sandbox, scan_by="auto")
+
+    assert any(map(is_window, sandbox.urls))
+
+
+def test_a_page_that_was_announced_and_is_empty_is_no_proof(serve: Serve) -> None:
+    """The last page lacks those without an activity, and has nobody else."""
+    sandbox = serve(400)
+    rows = sorted(
+        sandbox.customers.values(),
+        key=lambda row: (row["last_activity_at"] or "", row["id"]),
+    )
+    nulls = [row for row in rows if not row["last_activity_at"]]
+    assert len(nulls) < 100
+    for row in rows[len(nulls) : 100]:
+        row["last_activity_at"] = None
+    sandbox.drops_nulls = True
+
+    output = sync(sandbox, scan_by="auto")
+
+    assert is_complete(sandbox, output)
+    assert stream_state(output)["scan_by"] == "created_date"
+
+
+# Complete after the run.
+
+
+def test_nothing_skipped_and_some_created_today(
+    company: Company, caplog: pytest.LogCaptureFixture
+) -> None:
+    """60 of 1,560: no warning, complete, and deletes are announced."""
+    company.grow(1500, days=100)
+    company.add(60, company.now - timedelta(hours=3))
+
+    output = full_table(company)
+
+    assert company.is_complete
+    assert warnings(caplog) == []
+    assert len(output.of("ACTIVATE_VERSION")) == 1
+    assert "Cross-check" not in summary(caplog)
+
+
+def test_a_first_run_of_which_a_part_has_no_activity(company: Company) -> None:
+    company.grow(2850, days=400)
+    for at in range(150):
+        day = company.now - timedelta(days=2 + 2.6 * at)
+        company.add(1, day, active=False)
+
+    company.run()
+
+    assert company.is_complete
+    assert stream_state(company.outputs[-1])["scan_by"] == "created_date"
+
+
+def test_a_weekly_run_and_an_import_of_some_days_ago(
+    company: Company, caplog: pytest.LogCaptureFixture
+) -> None:
+    company.grow(2000, days=100)
+    company.run()
+    company.now += 7 * DAY
+    company.grow(140, days=7)
+    company.add(80, company.now - 5 * DAY, active=False)
+
+    company.run()
+
+    assert company.is_complete
+    (warning,) = warnings(caplog)
+    assert re.fullmatch(
+        r"The cursor of Homele's list skips customers: \d+ of those created on .*\. "
+        r"Reading the list by created date, from now on\.",
+        warning,
+    )
+
+
+@pytest.mark.parametrize("includes", INCLUDES, ids=str)
+def test_a_daily_run_and_leads_of_today(
+    company: Company, includes: tuple[bool, bool]
+) -> None:
+    """60 a day, and 30 without an activity: a day fits on a page, two do not."""
+    company.sandbox.includes_from, company.sandbox.includes_to = includes
+    company.grow(3000, days=50)
+    company.run()
+    company.now += DAY
+    company.add(60, company.now - timedelta(hours=8))
+    company.add(30, company.now - timedelta(hours=4), active=False)
+
+    company.run()
+
+    assert company.is_complete
+
+
+# Complete, or said.
+
+
+def said(caplog: pytest.LogCaptureFixture, day: datetime) -> list[int]:
+    """Return the numbers that warnings name for a day."""
+    found = [
+        re.findall(rf"{day.date()} .* returned (\d+)", w) for w in warnings(caplog)
+    ]
+    return [int(number) for numbers in found for number in numbers]
+
+
+def test_a_day_that_does_not_fit_on_a_page(
+    company: Company, caplog: pytest.LogCaptureFixture
+) -> None:
+    """400 imported today, 110 of them called since."""
+    company.grow(1500, days=100)
+    company.run()
+    company.now += DAY
+    company.add(290, company.now - timedelta(hours=3), active=False)
+    company.add(110, company.now - timedelta(hours=2))
+
+    company.run()
+
+    assert not company.is_complete
+    assert said(caplog, company.now) == [110]
+    # Once in a round.
+    company.run()
+    assert said(caplog, company.now) == [110]
+
+
+def test_a_day_of_long_ago_that_does_not_fit_on_a_page(
+    company: Company, caplog: pytest.LogCaptureFixture
+) -> None:
+    """150 of 3,000 on one day, 49 of them without an activity."""
+    company.grow(2850, days=300)
+    day = company.now - 100 * DAY + timedelta(hours=5)
+    company.add(101, day)
+    company.add(49, day, active=False)
+
+    for _ in range(4):
+        company.run()
+
+    assert company.is_complete or said(caplog, day)
+
+
+def test_nobody_is_deleted_where_a_day_does_not_fit_on_a_page(
+    company: Company, caplog: pytest.LogCaptureFixture
+) -> None:
+    company.grow(1500, days=100)
+    company.add(110, company.now - timedelta(hours=2))
+    company.add(40, company.now - timedelta(hours=3), active=False)
+
+    output = full_table(company)
+
+    assert said(caplog, company.now) == [110]
+    assert output.of("ACTIVATE_VERSION") == []
+
+
+# Complete at the end of the round.
+
+
+NUMBERS: dict[str, Callable[[int], int | None]] = {
+    "null": lambda _: None,
+    "random": lambda id_: hash(str(id_)) % 10**6,
+    "in steps of ten": lambda id_: 10 * id_,
+}
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_import_of_long_ago_is_found_by_the_round(
+    company: Company, caplog: pytest.LogCaptureFixture, number: str
+) -> None:
+    """300 of 3,000, created a year ago in a few days, and never called."""
+    company.sandbox.rate_limit = 60
+    company.grow(2700, days=500)
+    for at in range(10):
+        company.add(30, company.now - (365 + at) * DAY, active=False)
+    for id_, row in company.sandbox.customers.items():
+        row["sequential_number"] = NUMBERS[number](id_)
+
+    runs = 0
+    while not company.is_complete:
+        assert runs < 4
+        company.run()
+        company.now += timedelta(hours=1)
+        runs += 1
+        if not company.is_complete:
+            # Until then the summary says how far it is, and nobody waits.
+            pattern = r"Cross-check: ([\d,]+) of ([\d,]+) customers compared, none skip"
+            assert re.search(pattern, summary(caplog))
+            assert company.waited == []
+    assert stream_state(company.outputs[-1])["scan_by"] == "created_date"
+
+
+def test_300_created_on_one_day_of_long_ago_are_named(
+    company: Company, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No query divides a day: what the cursor skips there cannot be had."""
+    company.grow(2700, days=500)
+    day = company.now - 365 * DAY + timedelta(hours=4)
+    company.add(300, day, active=False)
+
+    for _ in range(4):
+        company.run()
+
+    assert not company.is_complete
+    pattern = rf"created on {day.date()} than fit on a page: 10\d were read"
+    assert any(re.search(pattern, warning) for warning in warnings(caplog))
+
+
+def test_customers_that_lost_their_activity_are_found_by_the_round(
+    company: Company,
+) -> None:
+    company.grow(3000, days=400)
+    company.run()
+    # The next round finds them.
+    company.now += 8 * DAY
+    for id_ in range(1000, 1020):
+        company.sandbox.edit(id_, last_activity_at=None, address="Gulan Street 7")
+
+    for _ in range(4):
+        company.run()
+
+    stored = {r["id"]: r for output in company.outputs for r in output.records}
+    assert {stored[id_]["address"] for id_ in range(1000, 1020)} == {"Gulan Street 7"}
+
+
+@pytest.mark.parametrize("customers", [3000, 5800, 6000, 8000])
+def test_the_round_does_not_wait(company: Company, customers: int) -> None:
+    company.sandbox.rate_limit = 60
+    company.grow(customers, days=customers // 10)
+    sync(company.sandbox, scan_by="cursor")
+    by_cursor = [*company.waited]
+    company.now += timedelta(minutes=10)
+
+    company.run()
+
+    assert company.waited == by_cursor * 2
+    # And it uses what is left.
+    assert len(company.sandbox.requests) % 60 in {0, 1}
+
+
+def test_a_full_table_with_deletes_waits_for_the_end_of_the_round(
+    company: Company,
+) -> None:
+    company.sandbox.rate_limit = 60
+    company.grow(4000, days=400)
+
+    output = full_table(company)
+
+    assert company.waited
+    assert len(output.of("ACTIVATE_VERSION")) == 1
+
+
+def test_without_the_header_a_run_spends_thirty_requests(company: Company) -> None:
+    company.grow(5000, days=500)
+
+    company.run()
+    assert company.windows == 30
+    assert stream_state(company.outputs[-1])["cross_check"][0]["done"] is False
+    company.run()
+    assert company.windows <= 30 + 2
+    company.run()
+
+    round_ = stream_state(company.outputs[-1])["cross_check"][0]
+    assert round_["done"] is True
+    assert round_["compared"] == 5000
+
+
+def test_a_round_begins_anew_a_week_after_it_began(
+    company: Company, caplog: pytest.LogCaptureFixture
+) -> None:
+    company.grow(1000, days=100)
+    company.run()
+    began = stream_state(company.outputs[-1])["cross_check"][0]["began"]
+    company.add(20, company.now - 50 * DAY, active=False, updated_at=spell(TODAY))
+
+    for days in (1, 5):
+        company.now += days * DAY
+        company.run()
+        assert stream_state(company.outputs[-1])["cross_check"][0]["began"] == began
+        assert not company.is_complete
+        assert company.windows <= 2
+        assert "Cross-check" not in summary(caplog)
+    company.now += 2 * DAY
+    company.run()
+
+    assert company.is_complete
+
+
+# Servers that differ.
+
+
+@pytest.mark.parametrize("most", [25, 50])
+def test_a_server_that_gives_fewer_than_it_is_asked_for(
+    company: Company, most: int
+) -> None:
+    company.sandbox.most = most
+    company.grow(1000, days=200)
+    for at in range(50):
+        company.add(1, company.now - timedelta(days=2 + 3.7 * at), active=False)
+
+    company.run()
+
+    assert company.is_complete
+
+
+def test_small_pages(company: Company) -> None:
+    company.grow(450, days=100)
+    company.add(20, company.now - 30 * DAY, active=False)
+
+    company.run(page_size=10)
+
+    assert company.is_complete
+    assert stream_state(company.outputs[-1])["scan_by"] == "created_date"
+
+
+@pytest.mark.parametrize("seconds", [1, 20])
+def test_nobody_is_deleted_from_a_list_by_activity_or_else_created_date(
+    company: Company, caplog: pytest.LogCaptureFixture, seconds: int
+) -> None:
+    """250 get an activity while page 8 is read; a new one without comes on top."""
+    sandbox = company.sandbox
+    sandbox.drops_nulls = False
+    sandbox.key = lambda row: (row["last_activity_at"] or row["created_at"], row["id"])
+    company.grow(1500, days=300)
+    company.add(50, company.now - 100 * DAY, active=False)
+
+    def meanwhile() -> None:
+        company.now += timedelta(seconds=seconds)
+        if len(sandbox.requests) == 8:
+            for id_ in range(1, 251):
+                sandbox.change(id_, last_activity_at=sandbox.now())
+            company.now += timedelta(seconds=1)
+            company.add(1, company.now, active=False)
+
+    sandbox.meanwhile = meanwhile
+
+    output = full_table(company)
+
+    assert company.is_complete
+    # Where the head takes long enough to be read, it comes to rest.
+    assert len(output.of("ACTIVATE_VERSION")) == (seconds == 20)
+    assert ("faster than it can be read" in caplog.text) == (seconds == 1)
+
+
+# What can go wrong.
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_cross_check_that_fails_is_a_warning_and_the_next_run_goes_on(
+    company: Company, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    company.grow(1000, days=100)
+    company.add(30, company.now - 50 * DAY, active=False)
+    # The list, its head, and a window.
+    company.sandbox.fail(faults.refused(status, "Down"), at=10 + 1 + 1 + 1, times=8)
+
+    company.run()
+
+    assert len(company.waited) == 7
+    assert not company.is_complete
+    assert warnings(caplog)[-1].startswith(
+        "Whether the cursor skips customers could not be checked: GET /api/v2/crm/"
+    )
+    assert summary(caplog).endswith("Cross-check: failed; the next run goes on.")
+    assert stream_state(company.outputs[-1])["scan_by"] is None
+    company.run()
+    assert company.is_complete
+
+
+def test_a_kill_in_the_middle_of_a_round(company: Company) -> None:
+    company.grow(1500, days=300)
+    whole = sync(company.sandbox, scan_by="auto")
+    assert stream_state(whole)["cross_check"][0]["done"] is True
+    at = [n for n, message in enumerate(whole.messages) if message["type"] == "STATE"]
+    killed = company.run(kill_after=at[-8])
+    (round_,) = stream_state(killed)["cross_check"]
+    assert 0 < round_["compared"] < 1500
+    company.add(20, date_of(round_["created_before"]) - 20 * DAY, active=False)
+
+    company.run()
+    assert company.windows == 0  # it resumed a scan
+    company.run()
+
+    assert company.is_complete
+    assert company.windows < 60
+
+
+def date_of(day: str) -> datetime:
+    return datetime.combine(date.fromisoformat(day), TODAY.timetz())
+
+
+# New by id.
+
+
+def test_customers_with_the_dates_of_an_older_system_arrive_once(
+    company: Company,
+) -> None:
+    """100 imported between two runs, with all three times a year old."""
+    company.sandbox.drops_nulls = False
+    company.grow(500, days=400)
+    company.run()
+    company.now += DAY
+    added = company.add(100, company.now - 365 * DAY)
+    company.now += DAY
+
+    second, third = company.run(), company.run()
+
+    new = {row["id"] for row in added}
+    assert new <= set(second.ids)
+    assert len(second.ids) == len(set(second.ids))
+    assert not new & set(third.ids)
+    assert stream_state(second)["highest_id"] == 600
+
+
+def test_an_interrupted_scan_keeps_the_ids_of_the_last_complete_one(
+    company: Company,
+) -> None:
+    company.sandbox.drops_nulls = False
+    company.grow(500, days=400)
+    company.run()
+    company.now += DAY
+    company.add(100, company.now - 365 * DAY)
+    company.outputs.append(company.run(kill_after=90))
+
+    company.run()
+
+    assert company.is_complete
+    assert company.run().ids == company.run().ids
