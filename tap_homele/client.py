@@ -12,11 +12,12 @@ from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 import backoff
 import requests
 from singer_sdk.authenticators import BearerTokenAuthenticator
-from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
+from singer_sdk.exceptions import RetriableAPIError
 from singer_sdk.streams import RESTStream
 
 from tap_homele.config import base_url
 from tap_homele.decoding import decode
+from tap_homele.errors import PageError, ServerError, TokenError
 from tap_homele.http import body_of, retry_after, unanswered, waits
 
 if t.TYPE_CHECKING:
@@ -35,14 +36,6 @@ TRANSIENT = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT}
 Answer = dict[str, t.Any]
 
 
-class TokenError(FatalAPIError):
-    """The API does not accept the token, or not for this."""
-
-
-class ServerError(FatalAPIError):
-    """The API answers a request with 500, however often it is tried."""
-
-
 class HomeleStream(RESTStream[str | None]):
     """A stream of the Homele API."""
 
@@ -53,14 +46,14 @@ class HomeleStream(RESTStream[str | None]):
     def __init__(self, tap: TapHomele) -> None:
         """Make a stream that uses the session of the tap."""
         super().__init__(tap)
-        self._session = tap.session
+        self.session = tap.session
         # The SDK asks for a body several times: it is parsed once.
         self.read_answer = functools.lru_cache(maxsize=1)(read_answer)
 
     @property
     def requests_session(self) -> Session:
         """The session that sends the requests."""
-        return self._session
+        return self.session
 
     @functools.cached_property
     def url_base(self) -> str:
@@ -95,7 +88,7 @@ class HomeleStream(RESTStream[str | None]):
 
         Raises:
             RetriableAPIError: If the same request may succeed later.
-            FatalAPIError: If it will not, with what to do about it; ``TokenError``, if
+            PageError: If it will not, with what to do about it; ``TokenError``, if
                 that is about the token.
         """
         status = response.status_code
@@ -109,7 +102,7 @@ class HomeleStream(RESTStream[str | None]):
             )
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             raise TokenError(_refusal(response, said))
-        raise FatalAPIError(_refusal(response, said))
+        raise PageError(_refusal(response, said))
 
     def request_decorator(self, func: RequestFunc) -> RequestFunc:
         """Try a request again, as ``waits`` decides.
@@ -118,7 +111,7 @@ class HomeleStream(RESTStream[str | None]):
             func: Sends a request and validates its answer.
 
         Returns:
-            The same, with retries. It raises only ``FatalAPIError``.
+            The same, with retries. It raises no ``RetriableAPIError``.
         """
         retrying = backoff.on_exception(
             waits,
@@ -135,7 +128,7 @@ class HomeleStream(RESTStream[str | None]):
             try:
                 return retrying(request, context)
             except RetriableAPIError as error:
-                raise _given_up(error, self._session) from None
+                raise _given_up(error, self.session) from None
 
         return send
 
@@ -146,7 +139,7 @@ class HomeleStream(RESTStream[str | None]):
             details: From python-backoff: the failure, and the seconds to wait.
         """
         failure, seconds = details["exception"], details["wait"]
-        self._session.seconds_waited += seconds
+        self.session.seconds_waited += seconds
         response = getattr(failure, "response", None)
         if (
             response is not None
@@ -162,11 +155,11 @@ class HomeleStream(RESTStream[str | None]):
         """Yield each row of a page, as the API sent it.
 
         Raises:
-            FatalAPIError: If ``data`` is not a list.
+            PageError: If ``data`` is not a list.
         """
         rows = self.read_answer(response)["data"]
         if not isinstance(rows, list):
-            raise FatalAPIError(
+            raise PageError(
                 f"{endpoint_of(response)} was answered with 'data' that is not a list."
             )
         yield from rows
@@ -183,7 +176,7 @@ def read_answer(response: requests.Response) -> Answer:
 
     Raises:
         RetriableAPIError: If the body is not JSON: cut off, or a proxy's page.
-        FatalAPIError: If it is JSON, but not the documented envelope.
+        PageError: If it is JSON, but not the documented envelope.
     """
     try:
         body = decode(response.content)
@@ -196,13 +189,13 @@ def read_answer(response: requests.Response) -> Answer:
         ) from None
     answered = f"{endpoint_of(response)} was answered"
     if not isinstance(body, dict):
-        raise FatalAPIError(f"{answered} with JSON that is not an object.")
+        raise PageError(f"{answered} with JSON that is not an object.")
     if body.get("success") is not True:
         # Whatever else it holds, an empty page say, is not to be trusted.
         said = "success: false" if "success" in body else "no success"
-        raise FatalAPIError(f"{answered} with {said}{quoted_message(response)}.")
+        raise PageError(f"{answered} with {said}{quoted_message(response)}.")
     if "data" not in body:
-        raise FatalAPIError(f"{answered} without 'data'.")
+        raise PageError(f"{answered} without 'data'.")
     rows = body["data"]
     if isinstance(rows, dict) and rows and all(map(str.isdecimal, rows)):
         # PHP writes a list with gaps in its keys as an object, and Laravel makes such
@@ -229,7 +222,7 @@ def _with_sentences(func: RequestFunc) -> RequestFunc:
     return send
 
 
-def _given_up(error: RetriableAPIError, session: Session) -> FatalAPIError:
+def _given_up(error: RetriableAPIError, session: Session) -> PageError:
     """Make the error of a request that was tried often enough."""
     told = retry_after(error.response)
     later = f"in {told:.0f} seconds" if told and told > 0 else "later"
@@ -240,7 +233,7 @@ def _given_up(error: RetriableAPIError, session: Session) -> FatalAPIError:
             "variables HTTPS_PROXY and REQUESTS_CA_BUNDLE."
         )
     status = error.response.status_code if error.response is not None else None
-    kind = ServerError if status == HTTPStatus.INTERNAL_SERVER_ERROR else FatalAPIError
+    kind = ServerError if status == HTTPStatus.INTERNAL_SERVER_ERROR else PageError
     return kind(
         f"{error} Giving up: run the tap again {later}. The bookmark has not moved, so "
         f"nothing is lost.{check}"

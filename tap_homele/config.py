@@ -20,6 +20,28 @@ DEFAULT_API_URL = f"https://crm.homele.com{API_PATH}"
 
 _MAKE_ONE = "Make one in Homele under Settings > API Integration."
 
+SCAN_BY = ("auto", "cursor", "created_date")
+
+# The filters of the list: the setting, its type, the API's name, what it lets through.
+_IDS = th.ArrayType(th.IntegerType)
+FILTERS: t.Final[dict[str, tuple[t.Any, str, str]]] = {
+    "filter_query": (th.StringType, "query", "whose name matches this search"),
+    "filter_lead_status_ids": (
+        _IDS,
+        "lead_status.id",
+        "with one of these lead statuses",
+    ),
+    "filter_owner_ids": (_IDS, "owner.id", "of one of these owners"),
+    "filter_lead_source_ids": (
+        _IDS,
+        "lead_source.id",
+        "from one of these lead sources",
+    ),
+    "filter_priority_id": (th.IntegerType, "priority.id", "with this priority"),
+    "filter_created_from": (th.DateType, "date_from", "created after this date"),
+    "filter_created_to": (th.DateType, "date_to", "created before this date"),
+}
+
 # A misspelt setting must not pass silently, so none is accepted that is not here.
 # The SDK adds those of its own (stream maps, flattening, batches).
 SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
@@ -28,131 +50,70 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
         th.StringType,
         required=True,
         secret=True,
-        title="Token",
-        description=(
-            "API token, made in Homele under Settings > API Integration with the "
-            "permission customer:read."
-        ),
+        description="API token, made in Homele under Settings > API Integration with "
+        "the permission customer:read.",
     ),
     th.Property(
         "api_url",
         th.StringType,
         default=DEFAULT_API_URL,
-        title="API URL",
-        description=(
-            "Address of the API. For a company with a domain of its own the domain "
-            "is enough, such as https://crm.acme.example."
-        ),
-        examples=["https://crm.acme.example"],
+        description="Address of the API. For a company with a domain of its own the "
+        "domain is enough, such as https://crm.acme.example.",
     ),
     th.Property(
         "start_date",
         th.DateTimeType,
-        title="Start date",
-        description=(
-            "The first run takes only customers that changed since then: a date or "
-            "a time in ISO 8601. Without it, all."
-        ),
-        examples=["2026-01-01"],
+        description="The first run takes only customers that changed since then: a date "
+        "or a time in ISO 8601. Without it, all.",
     ),
     th.Property(
         "user_agent",
         th.StringType,
-        title="User agent",
         description="User-Agent header, instead of tap-homele and its version.",
     ),
     th.Property(
         "page_size",
         th.IntegerType(minimum=1, maximum=100),
         default=100,
-        title="Page size",
         description="Customers per request, 1 to 100.",
-        examples=[50],
     ),
-    th.Property(
-        "filter_query",
-        th.StringType,
-        title="Filter: name",
-        description="Only customers whose name matches this search.",
-        examples=["Sara"],
-    ),
-    th.Property(
-        "filter_lead_status_ids",
-        th.ArrayType(th.IntegerType),
-        title="Filter: lead statuses",
-        description="Only customers with one of these lead statuses, by id.",
-        examples=[[1, 2]],
-    ),
-    th.Property(
-        "filter_owner_ids",
-        th.ArrayType(th.IntegerType),
-        title="Filter: owners",
-        description="Only customers of one of these owners, by id.",
-        examples=[[1, 2]],
-    ),
-    th.Property(
-        "filter_lead_source_ids",
-        th.ArrayType(th.IntegerType),
-        title="Filter: lead sources",
-        description="Only customers from one of these lead sources, by id.",
-        examples=[[1, 2]],
-    ),
-    th.Property(
-        "filter_priority_id",
-        th.IntegerType,
-        title="Filter: priority",
-        description="Only customers with this priority, by id.",
-        examples=[1],
-    ),
-    th.Property(
-        "filter_created_from",
-        th.DateType,
-        title="Filter: created from",
-        description="Only customers created after this date (YYYY-MM-DD).",
-        examples=["2026-01-01"],
-    ),
-    th.Property(
-        "filter_created_to",
-        th.DateType,
-        title="Filter: created to",
-        description="Only customers created before this date (YYYY-MM-DD).",
-        examples=["2026-12-31"],
+    *(
+        th.Property(name, kind, description=f"Only customers {which}.")
+        for name, (kind, _, which) in FILTERS.items()
     ),
     th.Property(
         "scan_by",
-        th.StringType(allowed_values=["auto", "cursor", "created_date"]),
+        th.StringType(allowed_values=[*SCAN_BY]),
         default="auto",
-        title="Scan by",
-        description=(
-            "How the list is read: by the API's cursor, by windows of the created "
-            "date, or auto: by the cursor, unless it turns out to hide customers."
-        ),
-        examples=["created_date"],
+        description="How the list is read: by the API's cursor, by created date, or "
+        "auto: by the cursor, unless it turns out to skip customers.",
     ),
     th.Property(
         "customer_details",
         th.BooleanType,
         default=False,
-        title="Customer details",
-        description=(
-            "Adds the stream customer_details: all that Homele knows of each "
-            "customer that changed, for one more request each."
-        ),
-        examples=[True],
+        description="Adds the stream customer_details: all that Homele knows of each "
+        "customer that changed, for one more request each.",
     ),
     th.Property(
         "emit_activate_version_messages",
         th.BooleanType,
         default=False,
-        title="Emit ACTIVATE_VERSION messages",
-        description=(
-            "With FULL_TABLE replication, tell the target to remove customers that "
-            "are gone from Homele."
-        ),
-        examples=[True],
+        description="With FULL_TABLE replication, tell the target to remove customers "
+        "that are gone from Homele.",
     ),
     additional_properties=False,
 ).to_dict()
+
+
+def filters_of(config: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return the filters as the API names them; None is not sent."""
+    return {
+        f"filter[{api_name}]{'[]' * (kind is _IDS)}": (
+            None if config.get(name) in ("", []) else config.get(name)
+        )
+        for name, (kind, api_name, _) in FILTERS.items()
+    }
 
 
 def setting_errors(config: t.Mapping[str, t.Any]) -> Iterator[str]:
@@ -161,7 +122,14 @@ def setting_errors(config: t.Mapping[str, t.Any]) -> Iterator[str]:
     Yields:
         A sentence for each setting that is wrong. It never holds the token.
     """
-    yield from _token_errors(config["auth_token"])
+    token = config["auth_token"]
+    if not token:
+        yield f"auth_token: it is empty. {_MAKE_ONE}"
+    elif token.split() != [token] or not _fits_a_header(token):
+        yield (
+            "auth_token: it must be the token alone, such as 1|abc123, without "
+            "'Bearer' and without spaces."
+        )
     for name in ("api_url", "page_size"):
         if config[name] in {None, ""}:
             yield f"{name}: it must not be empty; leave it out for the default."
@@ -177,9 +145,24 @@ def setting_errors(config: t.Mapping[str, t.Any]) -> Iterator[str]:
             f"start_date: '{start_date}' is not a date or time in ISO 8601, such "
             "as 2026-01-31 or 2026-01-31T08:00:00Z."
         )
-    yield from _created_errors(
-        config.get("filter_created_from"), config.get("filter_created_to")
-    )
+    days = [config.get(f"filter_created_{end}") or "" for end in ("from", "to")]
+    for end, day in zip(("from", "to"), days, strict=True):
+        if day and not _is_day(day):
+            yield f"filter_created_{end}: '{day}' is not a date such as 2026-01-31."
+    if days[0] > days[1] > "":
+        yield "filter_created_from: it is later than filter_created_to."
+
+
+def _is_day(value: str) -> bool:
+    try:
+        return str(day_of(value)) == value
+    except ValueError:
+        return False
+
+
+def day_of(value: str | None) -> date | None:
+    """Read a day such as 2026-01-31; None if there is none."""
+    return date.fromisoformat(value) if value else None
 
 
 def base_url(api_url: str) -> str:
@@ -223,66 +206,25 @@ def without_value(sentence: str) -> str:
         return " ".join(map(_unknown, re.findall(r"'([^']+)'", unknown[1])))
     if missing := re.fullmatch(r"'(\w+)' is a required property", sentence):
         return f"{missing[1]}: it is missing. {_MAKE_ONE}"
-    found = re.search(r"config\['(\w+)'\](?:\[(\d+)\])?$", sentence)
+    found = re.search(r"config\['(\w+)'\](\[\d+\])?$", sentence)
     if found is None:
         return sentence
     setting = SCHEMA["properties"][found[1]]
-    if found[2]:
-        return f"{found[1]}: each of the list must be {_kind(setting['items'])}."
-    return f"{found[1]}: it must be {_kind(setting)}."
+    schema, subject = (setting["items"], "each") if found[2] else (setting, "it")
+    kinds = ", ".join(kind for kind in schema["type"] if kind != "null")
+    if "enum" in schema:
+        kinds = ", ".join(filter(None, schema["enum"]))
+    return f"{found[1]}: {subject} must be {kinds}. {setting['description']}"
 
 
 def _unknown(name: str) -> str:
     """Say that there is no such setting, and which one may be meant."""
     import difflib  # noqa: PLC0415 - a good start-up has no use for it
 
-    known = SCHEMA["properties"]
-    similar = difflib.get_close_matches(name, known, n=1)
+    similar = difflib.get_close_matches(name, SCHEMA["properties"], n=1)
     hint = f" Did you mean {similar[0]}?" if similar else ""
     return f"{name}: there is no such setting.{hint}"
 
 
-def _kind(schema: dict[str, t.Any]) -> str:
-    """Say in words what a JSON schema takes."""
-    if "enum" in schema:
-        return f"one of {', '.join(map(str, filter(None, schema['enum'])))}"
-    if "maximum" in schema:
-        return f"a whole number from {schema['minimum']} to {schema['maximum']}"
-    kinds = {
-        "string": "text",
-        "integer": "a whole number",
-        "boolean": "true or false",
-        "array": "a list",
-        "object": "an object",
-    }
-    types = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
-    return " or ".join(kinds[kind] for kind in types if kind in kinds)
-
-
-def _token_errors(token: str) -> Iterator[str]:
-    if not token:
-        yield f"auth_token: it is empty. {_MAKE_ONE}"
-    elif token.split() != [token] or not _fits_a_header(token):
-        yield (
-            "auth_token: it must be the token alone, such as 1|abc123, without "
-            "'Bearer' and without spaces."
-        )
-
-
 def _fits_a_header(value: str) -> bool:
     return value.isascii() and value.isprintable()
-
-
-def _created_errors(first: str | None, last: str | None) -> Iterator[str]:
-    for name, day in (("filter_created_from", first), ("filter_created_to", last)):
-        if day and not _is_date(day):
-            yield f"{name}: '{day}' is not a date such as 2026-01-31."
-    if first and last and first > last:
-        yield "filter_created_from: it is later than filter_created_to."
-
-
-def _is_date(value: str) -> bool:
-    try:
-        return date.fromisoformat(value).isoformat() == value
-    except ValueError:
-        return False

@@ -18,9 +18,10 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import requests
-from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
+from singer_sdk.exceptions import RetriableAPIError
 
 from tap_homele.decoding import decode
+from tap_homele.errors import PageError
 
 if t.TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -264,11 +265,11 @@ _FAILURES: dict[type[Exception], str] = {
 
 def unanswered(
     request: requests.PreparedRequest, error: OSError
-) -> RetriableAPIError | FatalAPIError:
+) -> RetriableAPIError | PageError:
     """Make the error of a request that got no answer."""
     endpoint = f"{request.method} {urlsplit(request.url or '').path}"
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return FatalAPIError(
+        return PageError(
             f"{endpoint} was not sent: the certificate of the server cannot be "
             "verified. Check the setting api_url; if a proxy of your company has a "
             "certificate of its own, name the file of its CA in the environment "
@@ -285,7 +286,7 @@ def unanswered(
             return RetriableAPIError(f"{endpoint} failed: {said}.")
     is_of_requests = isinstance(error, requests.exceptions.RequestException)
     reason = type(error).__name__ if is_of_requests else error
-    return FatalAPIError(
+    return PageError(
         f"{endpoint} could not be sent: {reason}. Check the environment variables "
         "HTTPS_PROXY and REQUESTS_CA_BUNDLE."
     )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import typing as t
 
-from singer_sdk.exceptions import FatalAPIError
 from singer_sdk.streams.rest import HTTPRequest, PageContext
 
 from tap_homele import records
-from tap_homele.client import ServerError, TokenError
+from tap_homele.config import filters_of
+from tap_homele.errors import PageError
 from tap_homele.http import server_time
 from tap_homele.pagination import CursorPaginator
 from tap_homele.sdk import CustomerStream
 from tap_homele.sync.created import MAX_PAGE_SIZE
-from tap_homele.sync.scan import Page, PageError, Query, local_time
+from tap_homele.sync.scan import Page, Query, local_time
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,27 +37,7 @@ class CustomerPages(CustomerStream):
         """
         self._query = query
         self._paginator = CursorPaginator(self.read_answer, query.cursor)
-        try:
-            yield from t.cast("Iterator[Page]", self.request_records(None))
-        except TokenError:
-            raise
-        except FatalAPIError as error:
-            server_failed = isinstance(error, ServerError)
-            raise PageError(str(error), server_failed=server_failed) from None
-
-    @property
-    def filters(self) -> dict[str, t.Any]:
-        """The filters as the API names them; None and empty lists are not sent."""
-        config = self.config
-        return {
-            "filter[query]": config.get("filter_query") or None,
-            "filter[lead_status.id][]": config.get("filter_lead_status_ids") or None,
-            "filter[owner.id][]": config.get("filter_owner_ids") or None,
-            "filter[lead_source.id][]": config.get("filter_lead_source_ids") or None,
-            "filter[priority.id]": config.get("filter_priority_id"),
-            "filter[date_from]": config.get("filter_created_from"),
-            "filter[date_to]": config.get("filter_created_to"),
-        }
+        yield from t.cast("Iterator[Page]", self.request_records(None))
 
     def get_http_request(self, *, page: PageContext[str | None]) -> HTTPRequest:
         """Make the request for a page.
@@ -76,7 +56,7 @@ class CustomerPages(CustomerStream):
             params={
                 # A window of created dates has to fit on one page.
                 "per_page": MAX_PAGE_SIZE if window else self.config["page_size"],
-                **self.filters,
+                **filters_of(self.config),
                 **window,
                 "cursor": page.next_page_token,
             },
@@ -90,14 +70,14 @@ class CustomerPages(CustomerStream):
         """Yield the one page of an answer.
 
         Raises:
-            FatalAPIError: If a row is not a customer, or the page does not say what
+            PageError: If a row is not a customer, or the page does not say what
                 follows it.
         """
         fitted: list[records.Record] = []
         try:
             fitted.extend(map(self.fitter.fit, super().parse_response(response)))
         except records.MisfitError as reason:
-            raise FatalAPIError(
+            raise PageError(
                 f"Page {self._paginator.count + 1} of the list: row {len(fitted) + 1} "
                 f"{reason}, so it cannot be stored. Stopped, because a customer would "
                 "be missing. Tell Homele's support."

@@ -5,8 +5,9 @@ from __future__ import annotations
 import typing as t
 from collections import Counter
 
-from singer_sdk.exceptions import FatalAPIError
 from singer_sdk.pagination import BaseAPIPaginator
+
+from tap_homele.errors import PageError
 
 if t.TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +59,7 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
         """Go to the next page.
 
         Raises:
-            FatalAPIError: If this page has come too often.
+            PageError: If this page has come too often.
         """
         rows = self._read_answer(response)["data"]
         page = hash(tuple(row["id"] for row in rows))
@@ -75,7 +76,7 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
             The cursor of the next page; None after the last.
 
         Raises:
-            FatalAPIError: If the page does not say whether more follow. Or if they do
+            PageError: If the page does not say whether more follow. Or if they do
                 and the page is empty (on Laravel only the last page can be, when its
                 rows vanished meanwhile), or there is no cursor, or an earlier one:
                 Laravel answers a cursor that it cannot read with the first page,
@@ -98,8 +99,8 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
             raise self._error("leads back to a page that was read already")
         return cursor
 
-    def _error(self, what: str) -> FatalAPIError:
-        return FatalAPIError(
+    def _error(self, what: str) -> PageError:
+        return PageError(
             f"Page {self.count + 1} of the list {what}. Stopped, because customers "
             "could be missing. Run the tap again; if it stays so, tell Homele's "
             "support."

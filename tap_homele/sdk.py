@@ -6,6 +6,7 @@ import functools
 import typing as t
 
 from singer_sdk.helpers.conform import TypeConformanceLevel
+from singer_sdk.mapper import RemoveRecordTransform
 from singer_sdk.singerlib import RecordMessage
 from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 
@@ -66,6 +67,16 @@ class CustomerStream(HomeleStream):
             and self.emit_activate_version_messages
             and not self.get_batch_config(self.config)
         )
+
+    def is_sent(self, record: records.Record) -> bool:
+        """Tell whether no stream map filters a record out.
+
+        One that takes the whole stream away is no filter: its child is wanted then.
+        """
+        stream_map = self.stream_maps[0]
+        return isinstance(
+            stream_map, RemoveRecordTransform
+        ) or stream_map.get_filter_result(record)
 
     def compare_start_date(self, value: str, start_date_value: str) -> str:
         """Ignore ``start_date`` once there is a bookmark.

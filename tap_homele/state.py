@@ -1,36 +1,38 @@
 """The tap's own part of the state of the stream: read, checked, written.
 
-The bookmark is the SDK's: when a sync ends, the value in ``progress_markers``, cut to the
-signpost, becomes ``replication_key_value``. What stands beside it is typed here. What may
-be missing is a list of at most one, emptied instead of removed, because Meltano merges
-states key by key.
+The bookmark is the SDK's: when a sync ends, the value in ``progress_markers``, cut to
+the signpost, becomes ``replication_key_value``. What stands beside it is typed here. What
+may be missing is a list of at most one, emptied instead of removed, because Meltano
+merges states key by key.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
 import typing as t
-from datetime import date
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import msgspec
 
 from tap_homele.records import utc
-from tap_homele.sync.crosscheck import CrossCheck, Round
-from tap_homele.sync.scan import Checkpoint, Moment, Page, Scan, StaleCheckpointError
+from tap_homele.sync import scan as sync_scan
+from tap_homele.sync.scan import Checkpoint, Moment, Page, Progress, Round, Scan
 
 State = dict[str, t.Any]
 
-# The setting ``scan_by``, and its values.
 AUTO, CREATED_DATE = "auto", "created_date"
+
+# An interrupted scan that began longer ago is read anew: too much has moved since.
+RESUMABLE = timedelta(days=7)
 
 logger = logging.getLogger(__name__)
 
 
 class FullScan(msgspec.Struct, kw_only=True):
-    """What the last full scan has left.
+    """What the last full scan has left in the state.
 
     Attributes:
         fingerprint: Of the list that the bookmark is for.
@@ -61,22 +63,17 @@ def fingerprint(url: str, filters: State, tables: dict[str, bool]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def start_scan(
-    state: State, first: Scan, scan_by: str, *, is_incremental: bool
-) -> tuple[Scan, FullScan]:
+def start_scan(state: State, first: Scan, scan_by: str, *, incremental: bool) -> Scan:
     """Decide from where a run reads: its bookmark, its way, its checkpoint.
 
     Args:
         state: The state of the stream. A checkpoint that does not fit is removed.
         first: The scan as a first run would start it.
         scan_by: The setting.
-        is_incremental: Whether there is a bookmark, and a checkpoint to resume from.
-
-    Returns:
-        The scan of this run, and what the last full scan has left.
+        incremental: Whether there is a bookmark, and a checkpoint to resume from.
     """
     last = read_full_scan(state)
-    bookmark = state.get("replication_key_value") if is_incremental else None
+    bookmark = state.get("replication_key_value") if incremental else None
     reason = ""
     if last.fingerprint not in {None, first.fingerprint}:
         last = FullScan()
@@ -90,32 +87,81 @@ def start_scan(
         reason = "The bookmark is not a time: reading all customers."
     if bookmark and reason:
         logger.warning(reason)
-    scan = dataclasses.replace(
+    scan = replace(
         first,
         bookmark=first.first_bookmark if reason else utc(bookmark),
-        known_id=last.highest_id,
         by_created_date=CREATED_DATE in {scan_by, scan_by == AUTO and last.scan_by},
+        has_cross_check=scan_by == AUTO,
+        known_id=last.highest_id,
+        since=last.full_scan_started,
         margins=last.margins,
+        round=last.cross_check[0] if last.cross_check else None,
     )
-    if is_incremental:
-        # Without it the SDK warns that it cannot resume.
-        state.setdefault("progress_markers", {})
-    if state.get("scan"):
-        try:
-            resume(scan, state["scan"], scan_by, is_incremental=is_incremental)
-        except StaleCheckpointError as error:
-            del state["scan"]
-            logger.info(
-                "Not resuming the scan that was interrupted: %s. Reading from the top "
-                "of the list.",
-                error,
-            )
-    return scan, last
+    checkpoints = state.pop("scan", None)
+    if incremental:
+        # Without markers the SDK warns that it cannot resume.
+        state |= {"scan": [], "progress_markers": state.get("progress_markers", {})}
+    if checkpoints and incremental:
+        return resumed(state, scan, checkpoints, scan_by)
+    if checkpoints:
+        log_restart("a full table is always read from the top")
+    return scan
 
 
-def to_date(day: str | None) -> date | None:
-    """Read a day of a setting."""
-    return date.fromisoformat(day) if day else None
+def resumed(state: State, scan: Scan, checkpoints: t.Any, scan_by: str) -> Scan:
+    """Resume a scan where an earlier run was interrupted; if not, say why.
+
+    The start of the scan carries over, and the signpost with it: what changed since
+    then on pages that were read already arrives with the next scan. The bookmark of a
+    full refresh carries over in any case: Meltano keeps the one of before beside its
+    checkpoint.
+    """
+    try:
+        (checkpoint,) = msgspec.convert(checkpoints, list[Checkpoint])
+    except ValueError:
+        log_restart("its checkpoint is unreadable")
+        return scan
+    is_older = (checkpoint.bookmark or "") <= (scan.bookmark or "")
+    by_created_date = scan.by_created_date or (
+        scan_by == AUTO and checkpoint.by_created_date
+    )
+    age = sync_scan.local_time() - datetime.fromisoformat(checkpoint.started)
+    reasons = {
+        "it read with other filters, or from another address": (
+            checkpoint.fingerprint != scan.fingerprint
+        ),
+        "it began at a later bookmark": not is_older,
+        f"it began more than {RESUMABLE.days} days ago": age > RESUMABLE,
+        "it read the list in another way": (
+            checkpoint.by_created_date != by_created_date
+        ),
+        "it was on the first page": (
+            not checkpoint.cursor and not checkpoint.created_before
+        ),
+    }
+    bookmark = checkpoint.bookmark if is_older else scan.bookmark
+    if reason := next((text for text, applies in reasons.items() if applies), None):
+        log_restart(reason)
+        return replace(scan, bookmark=bookmark)
+    state["scan"] = checkpoints  # until there is another
+    logger.info("Resuming the scan of %s, which was interrupted.", checkpoint.started)
+    progress = {name: getattr(checkpoint, name) for name in Progress.__struct_fields__}
+    return replace(
+        scan,
+        bookmark=bookmark,
+        by_created_date=by_created_date,
+        resumes=checkpoint,
+        progress=Progress(**progress),
+    )
+
+
+def log_restart(reason: str) -> None:
+    """Log why a scan that was interrupted is not resumed."""
+    logger.info(
+        "Not resuming the scan that was interrupted: %s. Reading from the top of the "
+        "list.",
+        reason,
+    )
 
 
 def read_full_scan(state: State) -> FullScan:
@@ -130,57 +176,34 @@ def read_full_scan(state: State) -> FullScan:
         return FullScan()
 
 
-def resume(
-    scan: Scan, checkpoints: t.Any, scan_by: str, *, is_incremental: bool
-) -> None:
-    """Resume a scan from the state.
-
-    Raises:
-        StaleCheckpointError: If it must be read from the top.
-    """
-    if not is_incremental:
-        raise StaleCheckpointError("a full table is always read from the top")
-    try:
-        (checkpoint,) = msgspec.convert(checkpoints, list[Checkpoint])
-    except ValueError:
-        raise StaleCheckpointError("its checkpoint is unreadable") from None
-    scan.by_created_date |= scan_by == AUTO and checkpoint.by_created_date
-    scan.resume(checkpoint)
-    logger.info("Resuming the scan of %s, which was interrupted.", checkpoint.started)
-
-
-def note_page(
-    state: State, scan: Scan, check: CrossCheck | None, page: Page | None
-) -> None:
+def note_page(state: State, scan: Scan, page: Page | None) -> None:
     """Write into the state what stands after a page.
 
     Args:
         state: The state of the stream.
         scan: The scan, after the page.
-        check: Its cross-check.
         page: The page; None, if no run can resume after it.
     """
     state["margins"] = scan.margins
-    if check and check.round:
-        state["cross_check"] = [msgspec.to_builtins(check.round)]
+    state["cross_check"] = msgspec.to_builtins([scan.round] if scan.round else [])
     # What the SDK makes the bookmark of.
     state["replication_key_signpost"] = scan.signpost
-    markers = state.setdefault("progress_markers", {})
     if scan.newest:
-        markers["replication_key"] = "updated_at"
-        markers["replication_key_value"] = scan.newest
-    # The last page leads nowhere, so the checkpoint before it stays. Where it is the only
-    # one, the state must still say that a scan, a full refresh say, has not ended.
+        markers = {
+            "replication_key": "updated_at",
+            "replication_key_value": scan.newest,
+        }
+        state.setdefault("progress_markers", {}).update(markers)
+    # The last page leads nowhere, so the checkpoint before it stays. Where it is the
+    # only one, the state must still say that a scan, a full refresh say, has not ended.
     if page and (page.next_cursor or page.created_before or not state.get("scan")):
-        state["scan"] = [msgspec.to_builtins(scan.checkpoint(page))]
+        state["scan"] = msgspec.to_builtins([scan.checkpoint(page)])
 
 
-def note_end(
-    state: State, scan: Scan, check: CrossCheck | None, *, is_incremental: bool
-) -> None:
+def note_end(state: State, scan: Scan, *, incremental: bool) -> None:
     """Write into the state that a scan has ended."""
-    if is_incremental:
-        note_page(state, scan, check, None)
+    if incremental:
+        note_page(state, scan, None)
         state["scan"] = []
     ended = FullScan(
         fingerprint=scan.fingerprint,
@@ -188,6 +211,6 @@ def note_end(
         highest_id=max(scan.progress.highest_id, scan.known_id or 0),
         scan_by=CREATED_DATE if scan.by_created_date else None,
         margins=scan.margins,
-        cross_check=[check.round] if check and check.round else [],
+        cross_check=[scan.round] if scan.round else [],
     )
     state |= msgspec.to_builtins(ended)

@@ -1,7 +1,7 @@
 """The streams: their columns, and the flow of a sync.
 
-Start here. ``CustomersStream.get_records`` is the whole flow: ``sync.pages`` decides which
-pages of the list are read, the scan decides which customers have changed, the SDK writes
+Start here. ``CustomersStream.get_records`` is the whole flow: ``sync.pages`` decides
+which pages of the list are read, the scan which customers have changed, the SDK writes
 them, and after each page the state holds a checkpoint.
 """
 
@@ -12,24 +12,23 @@ import typing as t
 from http import HTTPStatus
 
 from singer_sdk import typing as th
-from singer_sdk.exceptions import FatalAPIError
-from singer_sdk.mapper import RemoveRecordTransform
 from singer_sdk.pagination import SinglePagePaginator
-from singer_sdk.streams.rest import HTTPRequest, PageContext
+from singer_sdk.streams.rest import HTTPRequest
 
-from tap_homele import records, state, sync
-from tap_homele.client import TokenError, quoted_message
+from tap_homele import config, records, state, sync
+from tap_homele.client import quoted_message
+from tap_homele.errors import PageError, TokenError
 from tap_homele.http import body_of
 from tap_homele.pages import CustomerPages
 from tap_homele.sdk import CustomerStream
-from tap_homele.sync.crosscheck import CrossCheck
-from tap_homele.sync.scan import PageError, Scan
+from tap_homele.sync.scan import Scan
 
 if t.TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import requests
     from singer_sdk.helpers.types import Context
+    from singer_sdk.streams.rest import PageContext
 
     from tap_homele.sync.scan import Page
 
@@ -40,89 +39,61 @@ MOST_MISSING = 20
 REPORT_EVERY = 60
 
 
-def related_object(name: str, description: str) -> th.Property[t.Any]:
+def related(name: str, description: str) -> th.Property[t.Any]:
     """Declare a reference to another object of the CRM, ``{id, name}`` or null."""
-    return th.Property(
-        name,
-        th.ObjectType(
-            th.Property("id", th.IntegerType, description="Its number in Homele."),
-            th.Property("name", th.StringType, description="Its name in Homele."),
-        ),
-        description=description,
-    )
+    number = th.Property("id", th.IntegerType, description="Its number in Homele.")
+    label = th.Property("name", th.StringType, description="Its name in Homele.")
+    return th.Property(name, th.ObjectType(number, label), description=description)
 
 
-# The columns of the list. All but the key may be null, even where the vendor says
-# otherwise: one odd customer must not keep all others out.
-COLUMNS: t.Final[tuple[th.Property[t.Any], ...]] = (
-    th.Property(
-        "id",
-        th.IntegerType,
-        required=True,
-        description="The customer's number in Homele, unique in a company.",
+def column(name: str, kind: t.Any, description: str) -> th.Property[t.Any]:
+    """Declare a column.
+
+    All but the key may be null, even where the vendor says otherwise: one odd customer
+    must not keep all others out.
+    """
+    return th.Property(name, kind, description=description, required=name == "id")
+
+
+# The columns of the list.
+COLUMNS: t.Final = (
+    column("id", th.IntegerType, "The customer's number in Homele."),
+    column(
+        "sequential_number", th.IntegerType, "The number that people see in Homele."
     ),
-    th.Property(
-        "sequential_number",
-        th.IntegerType,
-        description="The running number that people see in Homele.",
-    ),
-    th.Property("name", th.StringType, description="The full name."),
-    th.Property("first_name", th.StringType, description="The first name."),
-    th.Property("last_name", th.StringType, description="The last name."),
-    th.Property("phone1", th.StringType, description="The main phone number."),
-    th.Property("phone2", th.StringType, description="A second phone number."),
-    th.Property("phone3", th.StringType, description="A third phone number."),
-    th.Property("email1", th.StringType, description="The e-mail address."),
-    th.Property("address", th.StringType, description="The postal address."),
-    th.Property(
-        "budget",
-        th.SingerDecimalType,
-        description="What the customer can spend, a decimal written as text.",
-    ),
-    th.Property(
-        "budget_currency",
-        th.StringType,
-        description="The currency of the budget, such as USD.",
-    ),
-    th.Property(
-        "expected_sale_date",
-        th.DateType,
-        description="The day on which a sale is expected.",
-    ),
-    related_object("lead_status", "How far the sale has come."),
-    related_object("lead_source", "Where the customer came from."),
-    related_object("owner", "The user of Homele who looks after the customer."),
-    related_object("priority", "How urgent the customer is."),
-    related_object("country", "The customer's country."),
-    related_object("city", "The customer's city."),
-    th.Property(
-        "created_at",
-        th.DateTimeType,
-        description="When the customer was entered, in UTC.",
-    ),
-    th.Property(
-        "updated_at",
-        th.DateTimeType,
-        description="When the customer was last edited, in UTC.",
-    ),
-    th.Property(
-        "last_activity_at",
-        th.DateTimeType,
-        description="When something last happened with the customer, in UTC.",
+    column("name", th.StringType, "The full name."),
+    column("first_name", th.StringType, "The first name."),
+    column("last_name", th.StringType, "The last name."),
+    column("phone1", th.StringType, "The main phone number."),
+    column("phone2", th.StringType, "A second phone number."),
+    column("phone3", th.StringType, "A third phone number."),
+    column("email1", th.StringType, "The e-mail address."),
+    column("address", th.StringType, "The postal address."),
+    column("budget", th.SingerDecimalType, "What the customer can spend, as text."),
+    column("budget_currency", th.StringType, "The currency of the budget."),
+    column("expected_sale_date", th.DateType, "The day on which a sale is expected."),
+    related("lead_status", "How far the sale has come."),
+    related("lead_source", "Where the customer came from."),
+    related("owner", "The user of Homele who looks after the customer."),
+    related("priority", "How urgent the customer is."),
+    related("country", "The customer's country."),
+    related("city", "The customer's city."),
+    column("created_at", th.DateTimeType, "When the customer was entered, in UTC."),
+    column("updated_at", th.DateTimeType, "When the customer was last edited, in UTC."),
+    column(
+        "last_activity_at", th.DateTimeType, "When something last happened, in UTC."
     ),
 )
 
 # What only the details have, as far as their names are known. Each other one becomes a
 # column by a line here.
-DETAIL_COLUMNS: t.Final[tuple[th.Property[t.Any], ...]] = (
-    related_object("occupation", "What the customer does."),
-)
+DETAIL_COLUMNS: t.Final = (related("occupation", "What the customer does."),)
 
 ADDITIONAL: t.Final = th.Property(
     records.ADDITIONAL,
     # The SDK would flatten an empty list of properties to nothing.
     th.CustomType({"type": ["object", "null"]}),
-    description=("What Homele sent and no column can hold, by the name of the field."),
+    description="What Homele sent and no column can hold, by the name of the field.",
 )
 
 
@@ -132,32 +103,28 @@ class CustomersStream(CustomerPages):
     name = "customers"
     path = "/customers"
     replication_key = "updated_at"
-    schema: t.ClassVar[dict[str, t.Any]] = th.PropertiesList(
-        *COLUMNS, ADDITIONAL
-    ).to_dict()
+    schema: t.ClassVar = th.PropertiesList(*COLUMNS, ADDITIONAL).to_dict()
 
-    # When the log said last how many details have been read.
+    # How many customers were read, and sent; when the log said last how far it is.
+    _read = _sent = 0
     _reported = 0.0
 
     def get_records(self, context: Context | None) -> Iterator[records.Record]:
         """Read the list; yield each customer that has changed."""
         del context  # the stream has no partitions
         began = self._reported = time.monotonic()
-        scan, check = self._start_scan()
-        read = sent = 0
-        try:
-            for page in sync.pages(self.read, scan, check):
-                changed = scan.changed(page)
-                # Now, because the SDK removes the columns that are not selected.
-                customer_ids = [r["id"] for r in changed if self._is_sent(r)]
-                yield from changed
-                self._read_details(customer_ids)
-                self._write_progress(scan, check, page)
-                read, sent = read + len(page.records), sent + len(changed)
-        except PageError as error:
-            raise FatalAPIError(str(error)) from None
-        self._finish(scan, check)
-        self._summarize(read, sent, time.monotonic() - began, scan, check)
+        scan = self._start_scan()
+        for page in sync.pages(self.read, scan, lambda: self.session.requests_left):
+            changed = scan.changed(page)
+            # Now, because the SDK removes the columns that are not selected.
+            customer_ids = [r["id"] for r in changed if self.is_sent(r)]
+            yield from changed
+            self._read_details(customer_ids)
+            self._write_progress(scan, page)
+            self._read += len(page.records)
+            self._sent += len(changed)
+        self._finish(scan)
+        self._summarize(scan, time.monotonic() - began)
 
     @property
     def details(self) -> CustomerDetailsStream | None:
@@ -165,109 +132,77 @@ class CustomersStream(CustomerPages):
         streams = [stream for stream in self.child_streams if stream.selected]
         return t.cast("CustomerDetailsStream", streams[0]) if streams else None
 
-    def _start_scan(self) -> tuple[Scan, CrossCheck | None]:
-        config = self.config
+    def _start_scan(self) -> Scan:
+        """Make the scan of this run from the settings and the state."""
+        settings = self.config
+        days = settings.get("filter_created_from"), settings.get("filter_created_to")
+        # A new table needs all customers, so the tables are a part of the fingerprint.
+        tables = {} if self.selected else {self.name: False}
+        tables |= {self.details.name: True} if self.details else {}
+        filters = config.filters_of(settings)
         first = Scan(
-            fingerprint=state.fingerprint(self.url_base, self.filters, self._tables),
+            fingerprint=state.fingerprint(self.url_base, filters, tables),
             first_bookmark=records.utc(
-                self.is_incremental and config.get("start_date")
+                self.is_incremental and settings.get("start_date")
             ),
-            created_from=state.to_date(config.get("filter_created_from")),
-            created_to=state.to_date(config.get("filter_created_to")),
+            created_from=config.day_of(days[0]),
+            created_to=config.day_of(days[1]),
+            announces_deletes=self.announces_deletes,
         )
-        scan, last = state.start_scan(
+        return state.start_scan(
             self.get_context_state(None),
             first,
-            config["scan_by"],
-            is_incremental=self.is_incremental,
-        )
-        if config["scan_by"] != state.AUTO:
-            return scan, None
-        return scan, CrossCheck(
-            since=last.full_scan_started,
-            requests_left=lambda: self.requests_session.requests_left,
-            must_finish=self.announces_deletes,
-            round=last.cross_check[0] if last.cross_check else None,
+            settings["scan_by"],
+            incremental=self.is_incremental,
         )
 
-    @property
-    def _tables(self) -> dict[str, bool]:
-        """What else tells one list from another: a new table needs all customers."""
-        tables = {} if self.selected else {self.name: False}
-        return tables | ({self.details.name: True} if self.details else {})
+    def _read_details(self, customer_ids: list[int]) -> None:
+        """Read the details of a page, in one sync of their stream."""
+        if not customer_ids or not self.details:
+            return
+        self.details.sync({"customer_ids": customer_ids})
+        if time.monotonic() - self._reported > REPORT_EVERY:
+            self._reported = time.monotonic()
+            self.logger.info("customer_details: %d read so far.", self.details.found)
 
-    def _is_sent(self, record: records.Record) -> bool:
-        """Tell whether no stream map filters a customer out.
-
-        One that takes the whole list away is no filter: all details are wanted then.
-        """
-        stream_map = self.stream_maps[0]
-        return isinstance(
-            stream_map, RemoveRecordTransform
-        ) or stream_map.get_filter_result(record)
-
-    def _read_details(self, customer_ids: Sequence[int]) -> None:
-        if customer_ids and self.details:
-            self.details.sync({"customer_ids": customer_ids})
-            if time.monotonic() - self._reported > REPORT_EVERY:
-                self._reported = time.monotonic()
-                self.logger.info(
-                    "customer_details: %d read so far.", self.details.found
-                )
-
-    def _write_progress(self, scan: Scan, check: CrossCheck | None, page: Page) -> None:
+    def _write_progress(self, scan: Scan, page: Page) -> None:
         """Write the state after a page."""
         if not self.is_incremental:
             return
-        own_state = self.get_context_state(None)
         batches = self.get_batch_config(self.config)
         # With batches of details, a state comes before the customers in an open batch.
-        has_checkpoint = not (batches and self.details)
-        state.note_page(own_state, scan, check, page if has_checkpoint else None)
+        resumable = None if batches and self.details else page
+        state.note_page(self.get_context_state(None), scan, resumable)
         if not batches:  # or else the SDK writes the state after each batch
             self._tap.state_writer.write_state(self.tap_state)
 
-    def _finish(self, scan: Scan, check: CrossCheck | None) -> None:
+    def _finish(self, scan: Scan) -> None:
         """Write the end of the scan into the state, and activate the version."""
-        state.note_end(
-            self.get_context_state(None),
-            scan,
-            check,
-            is_incremental=self.is_incremental,
-        )
-        if self.announces_deletes and not scan.complete:
-            self.logger.warning(
-                "No customer is marked as deleted in this run: the list may not be "
-                "complete."
-            )
+        own_state = self.get_context_state(None)
+        state.note_end(own_state, scan, incremental=self.is_incremental)
+        if self.announces_deletes and scan.gap:
+            self.logger.warning("No customer is marked as deleted: %s.", scan.gap)
         elif self.announces_deletes:
             self.activate_version()
             if self.details:
                 self.details.finish_table()
 
-    def _summarize(
-        self, read: int, sent: int, seconds: float, scan: Scan, check: CrossCheck | None
-    ) -> None:
+    def _summarize(self, scan: Scan, seconds: float) -> None:
         """Log in one line what this run has done."""
-        session, details = self.requests_session, self.details
-        sentences = [
-            f"customers: {sent:,} changed of {read:,} read, in {session.requests:,} "
-            f"requests and {seconds:.0f} s"
-        ]
-        if session.seconds_waited:
-            sentences[0] += f", {session.seconds_waited:.0f} s of them waiting"
-        if details:
-            sentences.append(f"customer_details: {details.found:,} read")
-        if details and details.missing:
-            sentences[-1] += (
-                f", {details.missing:,} customers have none: they were deleted meanwhile"
-            )
+        said = (
+            f"customers: {self._sent:,} changed of {self._read:,} read, in "
+            f"{self.session.requests:,} requests and {seconds:.0f} s"
+        )
+        if self.session.seconds_waited:
+            said += f", {self.session.seconds_waited:.0f} s of them waiting"
+        if self.details:
+            said += f". customer_details: {self.details.found:,} read"
+            if self.details.missing:
+                said += f", {self.details.missing:,} customers have none: deleted"
         if self.is_incremental and scan.newest:
             bookmark = min(scan.newest, scan.signpost).replace("+00:00", "Z")
-            sentences.append(f"The next run starts from {bookmark}")
-        if check and check.progress:
-            sentences.append(check.progress)
-        self.logger.info("%s.", ". ".join(sentences))
+            said += f". The next run starts from {bookmark}"
+        self.logger.info("%s.", ". ".join(filter(None, (said, scan.gap))))
 
 
 class CustomerDetailsStream(CustomerStream):
@@ -276,12 +211,10 @@ class CustomerDetailsStream(CustomerStream):
     name = "customer_details"
     path = "/customers/{customer_id}"
     parent_stream_type = CustomersStream
-    # Otherwise the SDK makes a full table of the list.
-    ignore_parent_replication_key = False
-    # No state for each customer.
-    state_partitioning_keys = ()
+    ignore_parent_replication_key = False  # or else the SDK makes the list a full table
+    state_partitioning_keys = ()  # no state for each customer
     has_unknown_fields = True
-    schema: t.ClassVar[dict[str, t.Any]] = th.PropertiesList(
+    schema: t.ClassVar = th.PropertiesList(
         *COLUMNS, *DETAIL_COLUMNS, ADDITIONAL
     ).to_dict()
 
@@ -293,11 +226,10 @@ class CustomerDetailsStream(CustomerStream):
         for customer_id in (context or {})["customer_ids"]:
             yield from self.request_records({"customer_id": customer_id})
 
-    def get_http_request(self, *, page: PageContext[str | None]) -> HTTPRequest:
+    def get_http_request(self, *, page: PageContext[t.Any]) -> HTTPRequest:
         """Make the request for a customer."""
-        return HTTPRequest(
-            url=self.get_url(page.stream_context), headers=self.http_headers
-        )
+        url = self.get_url(page.stream_context)
+        return HTTPRequest(url=url, headers=self.http_headers)
 
     def get_new_paginator(self) -> SinglePagePaginator:
         """Return the paginator of a single page."""
@@ -313,9 +245,9 @@ class CustomerDetailsStream(CustomerStream):
         if response.status_code == HTTPStatus.FORBIDDEN:
             raise TokenError(
                 "The token may read the list of customers, but not their details "
-                f"(403{quoted_message(response)}). Give it the permission customer:read for them too, in "
-                "Homele under Settings > API Integration, or set customer_details to "
-                "false."
+                f"(403{quoted_message(response)}). Give it the permission customer:read "
+                "for them too, in Homele under Settings > API Integration, or set "
+                "customer_details to false."
             )
         if not is_gone(response):
             super().validate_response(response)
@@ -324,30 +256,29 @@ class CustomerDetailsStream(CustomerStream):
         """Yield the details of a customer; nothing, if it is gone.
 
         Raises:
-            FatalAPIError: If it is another customer, or none; or if none of the first
+            PageError: If it is another customer, or none; or if none of the first
                 customers has details.
         """
         customer_id = int(response.url.rpartition("/")[2])
         if is_gone(response):
             self.missing += 1
             if self.missing == MOST_MISSING and not self.found:
-                raise FatalAPIError(
+                raise PageError(
                     f"Homele has no details of any of the first {MOST_MISSING} "
-                    "customers, who are in its list. Run the tap again; if it stays so, "
-                    "set customer_details to false, and tell Homele's support."
+                    "customers, which are in its list. Run the tap again; if it stays "
+                    "so, set customer_details to false, and tell Homele's support."
                 )
             return
+        answered = f"Homele was asked for customer {customer_id}, and answered with"
         try:
             record = self.fitter.fit(self.read_answer(response)["data"])
         except records.MisfitError as reason:
-            raise FatalAPIError(
-                f"What Homele answered for customer {customer_id} {reason}, so it "
-                "cannot be stored. Tell Homele's support."
+            raise PageError(
+                f"{answered} one that {reason}. Tell Homele's support."
             ) from None
         if record["id"] != customer_id:
-            raise FatalAPIError(
-                f"Homele was asked for customer {customer_id}, and answered with "
-                f"customer {record['id']}. Tell Homele's support."
+            raise PageError(
+                f"{answered} customer {record['id']}. Tell Homele's support."
             )
         self.found += 1
         yield record
@@ -356,7 +287,7 @@ class CustomerDetailsStream(CustomerStream):
         """Activate the version, unless details of living customers may be missing."""
         self.sync({"customer_ids": []})  # an empty list empties the table, too
         if self.missing:
-            self.logger.warning("So no details are marked as deleted in this run.")
+            self.logger.warning("No details are marked as deleted in this run.")
         else:
             self.activate_version()
 
@@ -370,6 +301,5 @@ def is_gone(response: requests.Response) -> bool:
     A 404 of a proxy is a page in HTML, and that of a wrong address has another message.
     """
     body = body_of(response) if response.status_code == HTTPStatus.NOT_FOUND else {}
-    return body.get("success") is False or str(body.get("message")).startswith(
-        "No query results for model"  # stock Laravel
-    )
+    message = str(body.get("message"))  # stock Laravel has no "success"
+    return body.get("success") is False or message.startswith("No query results")

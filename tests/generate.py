@@ -25,6 +25,23 @@ MADE_BY = "It is made by: uv run python -m tests.generate"
 
 Setting = dict[str, Any]
 
+# What stands in .secrets.example.
+EXAMPLES: dict[str, Any] = {
+    "api_url": "https://crm.acme.example",
+    "start_date": "2026-01-01",
+    "page_size": 50,
+    "filter_query": "Sara",
+    "filter_lead_status_ids": [1, 2],
+    "filter_owner_ids": [1, 2],
+    "filter_lead_source_ids": [1, 2],
+    "filter_priority_id": 1,
+    "filter_created_from": "2026-01-01",
+    "filter_created_to": "2026-12-31",
+    "scan_by": "created_date",
+    "customer_details": True,
+    "emit_activate_version_messages": True,
+}
+
 # What PostgreSQL makes of a kind of column (target-postgres).
 IN_POSTGRES = {
     "integer": "bigint",
@@ -66,7 +83,8 @@ def meltano_settings() -> list[Setting]:
     """Give the settings as Meltano and the Hub write them."""
     settings = []
     for name, schema in (own_settings() | sdk_settings()).items():
-        setting = {"name": name, "label": schema["title"], "kind": kind_of(schema)}
+        label = schema.get("title") or name.replace("_", " ").capitalize()
+        setting = {"name": name, "label": label, "kind": kind_of(schema)}
         if schema.get("secret"):
             setting["sensitive"] = True
         if "default" in schema:
@@ -122,7 +140,7 @@ def for_environment() -> str:
     parts = []
     for name, schema in own_settings().items():
         lines = textwrap.wrap(schema["description"], 86)
-        (example,) = schema.get("examples", [""])
+        example = EXAMPLES.get(name, "")
         if not isinstance(example, str):
             example = json.dumps(example)
         # What is needed stands ready to be filled in.

@@ -331,7 +331,7 @@ def test_whoever_was_deleted_meanwhile_is_passed_over(
 
     assert set(ids(output)) == set(sandbox.customers) - set(gone)
     assert (
-        "customer_details: 142 read, 8 customers have none: they were deleted meanwhile."
+        "customer_details: 142 read, 8 customers have none: deleted."
         in logged(caplog)[-1]
     )
     assert output.state["bookmarks"]["customers"]["scan"] == []
@@ -351,7 +351,7 @@ def test_whoever_was_deleted_meanwhile_is_passed_over(
         (faults.refused(401, "Unauthenticated."), "Homele does not know the token"),
         (
             faults.body('{"success": true, "data": []}'),
-            "What Homele answered for customer {} is not an object",
+            "Homele was asked for customer {}, and answered with one that is not an object",
         ),
         (
             faults.body('{"success": true, "data": {"id": 1}}'),
@@ -359,7 +359,7 @@ def test_whoever_was_deleted_meanwhile_is_passed_over(
         ),
         (
             faults.body('{"success": true, "data": {"name": "Sara"}}'),
-            "What Homele answered for customer {} has no integer 'id'",
+            "Homele was asked for customer {}, and answered with one that has no integer",
         ),
         (faults.refused(500, "Server Error"), "GET /api/v2/crm/customers/{} was"),
     ],
@@ -415,7 +415,7 @@ def test_where_details_are_missing_none_are_marked_as_deleted(
     )
 
     assert [m["stream"] for m in output.of("ACTIVATE_VERSION")] == ["customers"]
-    assert "So no details are marked as deleted" in logged(caplog, "WARNING")[-1]
+    assert "No details are marked as deleted" in logged(caplog, "WARNING")[-1]
 
 
 def test_some_can_be_deleted_while_their_details_are_read(serve: Serve) -> None:

@@ -14,17 +14,18 @@ no harm.
 from __future__ import annotations
 
 import itertools
-import logging
 import typing as t
 from collections import Counter
 from datetime import date
 
-from tap_homele.sync.scan import Page, PageError, Query, Read, Scan, local_time
+from tap_homele.errors import PageError, ServerError
+from tap_homele.sync.scan import Query, local_time
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tap_homele.records import Record
+    from tap_homele.sync.scan import Page, Read, Scan
 
 # Days are counted as Python does, from 0001-01-01. Customers can have been created
 # before that, too: MySQL's zero is 0000-00-00.
@@ -35,20 +36,14 @@ BEFORE_ALL, FIRST_DAY, LAST_DAY = 0, date.min.toordinal(), date.max.toordinal()
 MAX_PAGE_SIZE = 100
 FILL = 0.85
 
-# The days of the first window, where nothing is known, and the most that the next may
-# have, for each day of the last.
-FIRST_LENGTH = 7
-GROWTH = 4
-SHRINK = 0.7
-SMOOTH = 0.5
+# How a window is made shorter that was too long, and how much longer the next may be.
+SHRINK, GROWTH = 0.7, 4
 
 # The margins that are right whatever the filters do.
 BOTH_MARGINS = (1, 1)
 
 # How many days are tried to find out whether the filters include their own.
 TRIED_DAYS = 3
-
-logger = logging.getLogger(__name__)
 
 
 class Window(t.NamedTuple):
@@ -66,11 +61,6 @@ class Window(t.NamedTuple):
     page: Page
     rest: Iterator[Page]
 
-    @property
-    def fits(self) -> bool:
-        """Whether all of them are on the first page."""
-        return self.page.next_cursor is None
-
     def __str__(self) -> str:
         """Give the days in words."""
         first = str(day_of(self.first)) if self.first else "the first day"
@@ -79,17 +69,17 @@ class Window(t.NamedTuple):
 
 
 def by_created_date(
-    read: Read, scan: Scan, *, newest: int | None = None, per_day: float = 0
+    read: Read, scan: Scan, length: int = 7, newest: int = 0
 ) -> Iterator[Page]:
     """Yield every page of the list, the newest created dates first.
 
-    Sets ``scan.complete`` to False if a customer can have been missed.
+    Sets ``scan.gap`` if a customer can have been missed.
 
     Args:
         read: Sends a query.
         scan: What it starts from.
+        length: As for ``windows``.
         newest: As for ``windows``.
-        per_day: As for ``windows``.
 
     Raises:
         PageError: If the customers of a day cannot be read; after all others were.
@@ -99,44 +89,36 @@ def by_created_date(
         if page.next_cursor is None:
             yield page
             return
-        days = Counter(filter(None, map(created_on, page.records)))
-        newest = max(days, default=None)
-        scan.margins = find_margins(read, days)
+        days = Counter(map(created_on, page.records))
+        newest, scan.margins = max(days), find_margins(read, days)
     before = scan.resumes.created_before if scan.resumes else None
     unreadable: list[str] = []
-    undated = 0
-    for window in windows(read, scan, before=before, newest=newest, per_day=per_day):
-        count = 0
+    for window in windows(read, scan, before, length, newest):
+        count = undated = 0
         try:
             for page in itertools.chain([window.page], window.rest):
                 count += len(page.records)
-                undated += sum(created_on(record) is None for record in page.records)
+                undated += sum(not created_on(r) for r in page.records)
                 # A later run resumes after a whole window, but not after a day that
                 # failed: that is read again.
                 is_whole = page.next_cursor is None and not unreadable
                 until = day_of(window.first) if is_whole else None
                 yield page._replace(next_cursor=None, created_before=until)
-        except PageError as error:
-            if not error.server_failed:
-                raise
+        except ServerError:
             unreadable.append(str(window))
-        if not window.fits:
-            scan.complete = False
-            logger.warning(
-                "More customers were created on %s than fit on a page: %d were read by "
-                "the cursor, which may skip others.",
-                window,
-                count,
+        if undated:
+            scan.warn(
+                "There are customers without a created date, which no window holds: "
+                "some may be missing. Tell Homele's support."
             )
-    if undated:
-        scan.complete = False
-        logger.warning(
-            "There are customers without a created date, which no window holds: some "
-            "may be missing. Tell Homele's support."
-        )
+        if window.page.next_cursor:
+            scan.warn(
+                f"More customers were created on {window} than fit on a page: {count} "
+                "were read by the cursor, which may skip others."
+            )
     if unreadable:
         # The next run reads the whole list again.
-        yield Page([], page.at, created_before=date.max)
+        yield page._replace(records=[], next_cursor=None, created_before=date.max)
         raise PageError(
             f"Of the customers created on {', '.join(unreadable)} more follow, and "
             "Homele fails to follow its own cursor to them. All others were read. Tell "
@@ -145,12 +127,7 @@ def by_created_date(
 
 
 def windows(
-    read: Read,
-    scan: Scan,
-    *,
-    before: date | None = None,
-    newest: int | None = None,
-    per_day: float = 0,
+    read: Read, scan: Scan, before: date | None, length: int, newest: int
 ) -> Iterator[Window]:
     """Yield the list in windows that fit on a page, or are a single day.
 
@@ -158,23 +135,32 @@ def windows(
         read: Sends a query.
         scan: Has the margins of a window, and the bounds that the filters set.
         before: Only customers created before this day; None: all.
-        newest: The newest day on which a customer is known to have been created; None:
-            today.
-        per_day: How many customers are created in a day, about; 0: not known.
+        length: How many days the first window has.
+        newest: The newest day that is known to have customers; 0: today.
 
     Raises:
         PageError: If a window cannot be read.
     """
-    lowest, highest = bounds(scan)
+    lowest = ordinal(scan.created_from, BEFORE_ALL)
+    highest = ordinal(scan.created_to, LAST_DAY + 1)
+    last = min(highest, ordinal(before, highest + 1) - 1)
     today = scan.progress.started or local_time().isoformat()
-    top = max(lowest, newest or ordinal(today))
-    last = min(highest, before.toordinal() - 1) if before else highest
-    length = max(1, round(FILL * MAX_PAGE_SIZE / per_day)) if per_day else FIRST_LENGTH
-    shorter, shrink, most, ahead = int(SHRINK * length), SHRINK, MAX_PAGE_SIZE, 1
+    top = max(lowest, newest or created_on({"created_at": today}))
+    margins = scan.margins or BOTH_MARGINS
+    per_day, most, ahead, shrink = 0.0, MAX_PAGE_SIZE, 1, SHRINK
+    shorter = int(shrink * length)
     while last >= lowest:
         end = min(last, top)
         first = max(lowest, end - length + 1)
-        query = window_query(scan, first, last)
+        # The open ends of the filters stay open.
+        query = Query(
+            created_from=day_of(max(lowest, first - margins[0]))
+            if first > lowest
+            else scan.created_from,
+            created_to=day_of(min(highest, last + margins[1]))
+            if last < highest
+            else scan.created_to,
+        )
         pages = read(query)
         page = next(pages)
         check_created(query, page)
@@ -191,36 +177,12 @@ def windows(
         last, days, shrink = first - 1, end - first + 1, SHRINK
         if page.records:
             found = len(page.records) / days
-            per_day = per_day + SMOOTH * (found - per_day) if per_day else found
+            per_day = (per_day + found) / 2 if per_day else found
             length = max(1, min(round(FILL * most / per_day), GROWTH * days))
-            shorter = int(SHRINK * length)
+            shorter = int(shrink * length)
         else:
             # Nobody: perhaps nobody before either. If somebody was, in longer windows.
             length, shorter = last + 1, GROWTH * days
-
-
-def window_query(scan: Scan, first: int, last: int) -> Query:
-    """Make the query for the customers created between two days, both included.
-
-    Its ends are open, or those of the filters, where the window reaches that far.
-    """
-    lowest, highest = bounds(scan)
-    before, after = scan.margins or BOTH_MARGINS
-    created_from, created_to = scan.created_from, scan.created_to
-    if first > lowest:
-        created_from = day_of(max(lowest, first - before))
-    if last < highest:
-        created_to = day_of(min(highest, last + after))
-    return Query(created_from=created_from, created_to=created_to)
-
-
-def bounds(scan: Scan) -> tuple[int, int]:
-    """Give the first and the last day that the filters let through."""
-    lowest, highest = scan.created_from, scan.created_to
-    return (
-        lowest.toordinal() if lowest else BEFORE_ALL,
-        highest.toordinal() if highest else LAST_DAY + 1,
-    )
 
 
 def find_margins(read: Read, days: Counter[int]) -> tuple[int, int]:
@@ -235,7 +197,7 @@ def find_margins(read: Read, days: Counter[int]) -> tuple[int, int]:
         read: Sends a query.
         days: How many customers are known to have been created on which day.
     """
-    tried = [day for day, count in days.most_common(TRIED_DAYS) if count > 1]
+    tried = [day for day, count in days.most_common(TRIED_DAYS) if day and count > 1]
     for after in (0, 1):
         for day in tried:
             query = Query(created_from=day_of(day), created_to=day_of(day + after))
@@ -257,8 +219,8 @@ def check_created(query: Query, page: Page) -> None:
         PageError: If not: the server ignores the filters, say.
     """
     # A day of any time zone begins and ends within a day of that of UTC.
-    first = query.created_from.toordinal() - 1 if query.created_from else BEFORE_ALL
-    last = query.created_to.toordinal() + 1 if query.created_to else LAST_DAY
+    first = ordinal(query.created_from, BEFORE_ALL) - 1
+    last = ordinal(query.created_to, LAST_DAY) + 1
     days = filter(None, map(created_on, page.records))
     if any(not first <= day <= last for day in days):
         raise PageError(
@@ -267,15 +229,15 @@ def check_created(query: Query, page: Page) -> None:
         )
 
 
-def created_on(record: Record) -> int | None:
-    """Give the day, UTC, on which a customer was created, as an ordinal."""
+def created_on(record: Record) -> int:
+    """Return the day, UTC, on which a customer was created; 0, if it is not known."""
     at: str | None = record["created_at"]
-    return ordinal(at) if at else None
+    return date.fromisoformat(at[: len("2026-02-15")]).toordinal() if at else 0
 
 
-def ordinal(moment: str) -> int:
-    """Give the day of a time."""
-    return date.fromisoformat(moment[: len("2026-02-15")]).toordinal()
+def ordinal(day: date | None, default: int) -> int:
+    """Return the number of a day."""
+    return day.toordinal() if day else default
 
 
 def day_of(number: int) -> date:

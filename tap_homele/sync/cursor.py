@@ -10,24 +10,16 @@ from __future__ import annotations
 
 import logging
 import typing as t
-from dataclasses import dataclass
 from datetime import timedelta
 
-from tap_homele.sync.scan import (
-    MIDNIGHT,
-    OVERLAP,
-    Page,
-    PageError,
-    Query,
-    Read,
-    Scan,
-    earlier,
-)
+from tap_homele.errors import PageError
+from tap_homele.sync.scan import MIDNIGHT, OVERLAP, Progress, Query, earlier
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tap_homele.records import Record
+    from tap_homele.sync.scan import Page, Read, Scan
 
 # Activities become visible when their transaction commits, shortly after the time they
 # carry. Shorter than OVERLAP, so that a busy list comes to rest.
@@ -36,10 +28,8 @@ COMMIT_LAG = timedelta(minutes=1)
 # After so many rereads the list is busier than we are fast.
 MAX_REREADS = 10
 
-# The part of a time until its second.
-SECOND = slice(len("2026-02-15T09:45:00"))
-
-Times: t.TypeAlias = tuple[str | None, str | None]
+# The parts of a time that are its day, and all until its second.
+DAY, SECOND = slice(len("2026-02-15")), slice(len("2026-02-15T09:45:00"))
 
 logger = logging.getLogger(__name__)
 
@@ -47,56 +37,35 @@ logger = logging.getLogger(__name__)
 def by_cursor(read: Read, scan: Scan) -> Iterator[Page]:
     """Yield every page of the list, and then the customers that moved meanwhile.
 
-    Sets ``scan.complete`` to False if a customer can have been missed.
+    Sets ``scan.gap`` if a customer can have been missed.
     """
-    order = Order()
-    # The customers that were active since the scan began, as they were yielded.
-    yielded: dict[int, Times] = {}
+    pages, last, in_order, holds_days = 0, "", True, True
+    # The times of the customers that were active since the scan began.
+    sent: dict[int, tuple[str, str]] = {}
     for page in from_checkpoint(read, scan):
-        order.add(page)
+        pages += 1
+        activities = page.activities
+        # The list may be sorted by parts of a second that the API does not write.
+        seconds = [at[SECOND] for at in (last, *activities) if at]
+        in_order &= seconds == sorted(seconds, reverse=True)
+        last = activities[-1] if activities else last
+        holds_days &= page.holds_days
         since = scan.signpost or earlier(page.at, OVERLAP)
-        yielded |= {r["id"]: times_of(r) for r in page.active_since(since)}
+        sent |= {r["id"]: times_of(r) for r in page.active_since(since)}
         yield page
-    if order.pages == 1 and not scan.resumes:
+    if pages == 1 and not scan.resumes:
         return  # one answer: nothing moved while it was read
-    if not order.is_by_activity:
-        scan.complete = False
-        logger.warning(
+    if not in_order:
+        scan.warn(
             "The list does not run by last activity, as expected: a customer that "
             "moved while it was read arrives with the next run only."
         )
         return
-    for page in read_days(read, scan) if order.holds_days else reread_head(read, scan):
-        new = [r for r in page.records if yielded.get(r["id"]) != times_of(r)]
-        yielded |= {r["id"]: times_of(r) for r in new}
+    for page in reread_head(read, scan, holds_days=holds_days and last > ""):
+        moved = [r for r in page.records if sent.get(r["id"]) != times_of(r)]
+        sent |= {r["id"]: times_of(r) for r in moved}
         # Without the cursor: the next run resumes where the list itself was left.
-        yield page._replace(records=new, next_cursor=None)
-
-
-@dataclass
-class Order:
-    """The order of the list, as far as it has been read.
-
-    Attributes:
-        pages: How many pages that is.
-        is_by_activity: It runs by last activity, newest first, to the second.
-        holds_days: Its last activities are days without a time.
-    """
-
-    pages: int = 0
-    is_by_activity: bool = True
-    holds_days: bool = False
-    _last: str = ""
-
-    def add(self, page: Page) -> None:
-        """Take note of a page."""
-        self.pages += 1
-        if activities := page.activities:
-            self.holds_days = page.holds_days and (self.holds_days or not self._last)
-            # The list may be sorted by parts of a second that the API does not write.
-            seconds = [at[SECOND] for at in (self._last, *activities) if at]
-            self.is_by_activity &= seconds == sorted(seconds, reverse=True)
-            self._last = activities[-1]
+        yield page._replace(records=moved, next_cursor=None)
 
 
 def from_checkpoint(read: Read, scan: Scan) -> Iterator[Page]:
@@ -122,34 +91,38 @@ def from_checkpoint(read: Read, scan: Scan) -> Iterator[Page]:
             "(%s). Reading from the top of the list.",
             reason,
         )
-        scan.restart()
+        scan.progress = Progress()
     yield from read(Query())
 
 
-def reread_head(read: Read, scan: Scan) -> Iterator[Page]:
+def reread_head(read: Read, scan: Scan, *, holds_days: bool) -> Iterator[Page]:
     """Yield the customers that were active since the scan began.
 
-    Repeats until those that moved fit on one page, because one answer cannot move.
+    Repeats until those that moved fit on one page, because one answer cannot move. In a
+    list that holds days nothing tells what moved within a day: it is read once more,
+    down to the day before, which may not be over in another time zone.
     """
     since = scan.signpost
-    for _ in range(MAX_REREADS):
-        started, has_moved = "", False
-        pages = 0
+    if holds_days:
+        scan.gap = "The list holds days, so what moved while it was read is not known"
+        since = earlier(since, timedelta(days=1))[DAY] + MIDNIGHT
+    for _ in range(1 if holds_days else MAX_REREADS):
+        started, has_moved, pages = "", False, 0
         for page in read_head(read, since):
             started = started or page.at
             # An activity in the future keeps its place: it is no sign of movement.
             future = earlier(started, -OVERLAP)
-            has_moved |= any(r["last_activity_at"] <= future for r in page.records)
+            has_moved |= any(at <= future for at in page.activities)
             pages += has_moved
             yield page
         if pages <= 1:
             return
         since = earlier(started, COMMIT_LAG)
-    scan.complete = False
-    logger.warning(
-        "Customers move in the list faster than it can be read: some may arrive with "
-        "the next run only."
-    )
+    if not holds_days:
+        scan.warn(
+            "Customers move in the list faster than it can be read: some may arrive "
+            "with the next run only."
+        )
 
 
 def read_head(read: Read, since: str) -> Iterator[Page]:
@@ -165,17 +138,6 @@ def read_head(read: Read, since: str) -> Iterator[Page]:
             return
 
 
-def read_days(read: Read, scan: Scan) -> Iterator[Page]:
-    """Yield the customers that were active yesterday or today, of a list of days.
-
-    Within a day nothing tells what moved, so the scan is not complete. Yesterday may not
-    be over in another time zone.
-    """
-    scan.complete = False
-    yesterday = earlier(scan.signpost, timedelta(days=1))
-    yield from read_head(read, yesterday[: len("2026-02-15")] + MIDNIGHT)
-
-
-def times_of(record: Record) -> Times:
+def times_of(record: Record) -> tuple[str, str]:
     """Return the times that tell whether a customer has changed."""
-    return record["updated_at"], record["last_activity_at"]
+    return record["updated_at"] or "", record["last_activity_at"] or ""

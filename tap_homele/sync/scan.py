@@ -7,20 +7,19 @@ A sync reads the whole list, because Homele can neither sort nor filter it by
 
 from __future__ import annotations
 
+import logging
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 
 import msgspec
 
-from tap_homele.records import Record  # noqa: TC001 - the alias needs it
+if t.TYPE_CHECKING:
+    from tap_homele.records import Record
 
 # A change becomes visible when its transaction commits, later than the time it carries:
 # what was written shortly before a scan may be missing from it.
 OVERLAP = timedelta(minutes=5)
-
-# A scan that was interrupted longer ago is read anew: too much has moved since.
-RESUMABLE = timedelta(days=7)
 
 # How ``records.utc`` spells the beginning of a day.
 MIDNIGHT = "T00:00:00+00:00"
@@ -29,6 +28,8 @@ MIDNIGHT = "T00:00:00+00:00"
 Moment: t.TypeAlias = t.Annotated[
     str, msgspec.Meta(pattern=r"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00\Z")
 ]
+
+logger = logging.getLogger(__name__)
 
 
 class Query(t.NamedTuple):
@@ -66,8 +67,7 @@ class Page(t.NamedTuple):
 
         The cursor in the vendor's document holds a day, so the list may do so too.
         """
-        activities = self.activities
-        return bool(activities) and all(at.endswith(MIDNIGHT) for at in activities)
+        return all(at.endswith(MIDNIGHT) for at in self.activities)
 
     def active_until(self, record: Record) -> str:
         """Tell until when a customer was active at the latest; empty: not known."""
@@ -84,24 +84,6 @@ class Page(t.NamedTuple):
 Read: t.TypeAlias = t.Callable[[Query], t.Iterator[Page]]
 
 
-class PageError(Exception):
-    """A page cannot be read, however often it is asked for."""
-
-    def __init__(self, reason: str, *, server_failed: bool = False) -> None:
-        """Say why.
-
-        Args:
-            reason: A sentence, and what to do.
-            server_failed: The server itself failed (500): another query may succeed.
-        """
-        super().__init__(reason)
-        self.server_failed = server_failed
-
-
-class StaleCheckpointError(Exception):
-    """A checkpoint does not fit this scan; the text says why."""
-
-
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """What a scan has seen so far.
 
@@ -116,17 +98,15 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     highest_id: int = 0
 
     def after(self, page: Page) -> Progress:
-        """Give the progress after a page."""
+        """Return the progress after a page."""
         # The server's clock: a local one that runs ahead would move the bookmark past
         # changes that are not visible yet. Of the two, the earlier is safe.
         now = local_time().isoformat(timespec="seconds")
-        updates = [at for record in page.records if (at := record["updated_at"])]
+        updates = [at for r in page.records if (at := r["updated_at"])]
         return Progress(
             started=self.started or min(page.at, now),
             newest=max(filter(None, (self.newest, *updates)), default=None),
-            highest_id=max(self.highest_id, *(record["id"] for record in page.records))
-            if page.records
-            else self.highest_id,
+            highest_id=max([self.highest_id, *(r["id"] for r in page.records)]),
         )
 
 
@@ -149,37 +129,61 @@ class Checkpoint(Progress, frozen=True, kw_only=True):
     created_before: date | None
 
 
-@dataclass
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a cross-check of all created dates is. It stands in the state.
+
+    Attributes:
+        began: When, by the server's clock.
+        created_before: Customers created on this day or later have been compared.
+        compared: How many those are.
+        done: All created dates have been compared.
+    """
+
+    began: Moment
+    created_before: date | None = None
+    compared: int = 0
+    done: bool = False
+
+
+@dataclass(kw_only=True)
 class Scan:
     """One scan, from its start to its end.
 
     Attributes:
         fingerprint: Of the list: its address, its filters, the selected streams.
-        bookmark: Customers that changed since then are sent; None: all.
         first_bookmark: The setting ``start_date``, from which a first scan starts.
-        known_id: The highest id that the last full scan saw; None: not known.
         created_from: The first created date that the filters let through.
         created_to: The last one.
+        has_cross_check: Compare what the cursor returns with the created dates.
+        announces_deletes: The target deletes what this scan does not send.
+        known_id: The highest id that the last full scan saw; None: not known.
+        since: When the last full scan began; None: there was none.
+        resumes: Where it resumes; None: it reads from the top.
+        bookmark: Customers that changed since then are sent; None: all.
         by_created_date: Read by created date, without the cursor.
         margins: How many days a window of created dates asks for in addition, before
             and after it; None: not known yet.
-        resumes: Where it resumes; None: it reads from the top.
+        round: How far the cross-check is.
         progress: What it has seen so far.
-        complete: No customer can be missing.
+        gap: Why a customer may be missing, for the summary; empty: none is.
     """
 
     fingerprint: str
-    bookmark: str | None = None
     first_bookmark: str | None = None
-    known_id: int | None = None
     created_from: date | None = None
     created_to: date | None = None
+    has_cross_check: bool = False
+    announces_deletes: bool = False
+    known_id: int | None = None
+    since: str | None = None
+    resumes: Checkpoint | None = None
 
+    bookmark: str | None = None
     by_created_date: bool = False
     margins: tuple[int, int] | None = None
-    resumes: Checkpoint | None = None
-    progress: Progress = field(default_factory=Progress)
-    complete: bool = True
+    round: Round | None = None
+    progress: Progress = Progress()  # noqa: RUF009 - it is immutable
+    gap: str = ""
 
     def changed(self, page: Page) -> list[Record]:
         """Return the customers of a page that are to be sent.
@@ -199,11 +203,6 @@ class Scan:
             or (known_id is not None and record["id"] > known_id)
         ]
 
-    def is_newer(self, page: Page, record: Record) -> bool:
-        """Tell whether a customer may have come, or moved, since the scan began."""
-        times = record["created_at"], record["updated_at"], page.active_until(record)
-        return any(at and at >= self.signpost for at in times)
-
     @property
     def signpost(self) -> str:
         """The latest time that the bookmark may become; empty before the first page."""
@@ -219,9 +218,15 @@ class Scan:
         """
         return max(filter(None, (self.progress.newest, self.bookmark)), default=None)
 
-    def leave_cursor(self) -> None:
+    def warn(self, sentence: str) -> None:
+        """Log why a customer may be missing, and keep it for the summary."""
+        logger.warning(sentence)
+        self.gap = sentence.rstrip(".")
+
+    def leave_cursor(self, reason: str) -> None:
         """Go on by created date, and send everybody: anybody may have been skipped."""
-        self.by_created_date, self.resumes, self.complete = True, None, True
+        logger.warning("%s Reading the list by created date, from now on.", reason)
+        self.by_created_date, self.gap = True, ""
         self.bookmark = self.first_bookmark
 
     def checkpoint(self, page: Page) -> Checkpoint:
@@ -235,50 +240,12 @@ class Scan:
             created_before=page.created_before,
         )
 
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Resume where an earlier run was interrupted.
-
-        The start of the scan carries over, and the signpost with it: what changed since
-        then on pages that were read already arrives with the next scan.
-
-        Raises:
-            StaleCheckpointError: If the list must be read from the top. An interrupted
-                full refresh sends all customers even then: Meltano keeps the bookmark
-                of before beside its checkpoint.
-        """
-        is_older = (checkpoint.bookmark or "") <= (self.bookmark or "")
-        if is_older:
-            self.bookmark = checkpoint.bookmark
-        if checkpoint.fingerprint != self.fingerprint:
-            raise StaleCheckpointError(
-                "it read with other filters, or from another address"
-            )
-        if not is_older:
-            raise StaleCheckpointError("it began at a later bookmark")
-        age = local_time() - datetime.fromisoformat(checkpoint.started)
-        if age > RESUMABLE:
-            raise StaleCheckpointError(f"it began more than {RESUMABLE.days} days ago")
-        if checkpoint.by_created_date is not self.by_created_date:
-            raise StaleCheckpointError("it read the list in another way")
-        if checkpoint.cursor is None and checkpoint.created_before is None:
-            raise StaleCheckpointError("it was on the first page")
-        self.resumes = checkpoint
-        self.progress = Progress(
-            started=checkpoint.started,
-            newest=checkpoint.newest,
-            highest_id=checkpoint.highest_id,
-        )
-
-    def restart(self) -> None:
-        """Read from the top after all."""
-        self.resumes, self.progress = None, Progress()
-
 
 def earlier(moment: str, span: timedelta) -> str:
-    """Give the time that is so much earlier."""
+    """Return the time that is so much earlier."""
     return (datetime.fromisoformat(moment) - span).isoformat()
 
 
 def local_time() -> datetime:
-    """Give the clock of this machine, UTC."""
+    """Return the clock of this machine, UTC."""
     return datetime.now(timezone.utc)

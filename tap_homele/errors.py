@@ -1,0 +1,15 @@
+"""The errors of the tap: each has one sentence, with what to do."""
+
+from singer_sdk.exceptions import FatalAPIError
+
+
+class PageError(FatalAPIError):
+    """A page cannot be read, however often it is asked for."""
+
+
+class ServerError(PageError):
+    """The server itself fails (500): another query may succeed."""
+
+
+class TokenError(FatalAPIError):
+    """The API does not accept the token, or not for this."""
