@@ -10,7 +10,6 @@ from importlib.metadata import version
 from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 
 import backoff
-import requests
 from singer_sdk.authenticators import BearerTokenAuthenticator
 from singer_sdk.exceptions import RetriableAPIError
 from singer_sdk.streams import RESTStream
@@ -18,11 +17,12 @@ from singer_sdk.streams import RESTStream
 from tap_homele.config import base_url
 from tap_homele.decoding import decode
 from tap_homele.errors import PageError, ServerError, TokenError
-from tap_homele.http import body_of, retry_after, unanswered, waits
+from tap_homele.http import body_of, retry_after, waits
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import requests
     from backoff.types import Details
     from singer_sdk.helpers.types import Context, RequestFunc
 
@@ -119,7 +119,7 @@ class HomeleStream(RESTStream[str | None]):
             on_backoff=self.backoff_handler,
             jitter=None,
             logger=None,
-        )(_with_sentences(func))
+        )(func)
 
         def send(
             request: requests.PreparedRequest,
@@ -204,24 +204,6 @@ def read_answer(response: requests.Response) -> Answer:
     return body
 
 
-def _with_sentences(func: RequestFunc) -> RequestFunc:
-    """Make errors with a sentence of those of requests."""
-
-    def send(
-        request: requests.PreparedRequest,
-        context: Context | None,
-    ) -> requests.Response:
-        try:
-            return func(request, context)
-        except OSError as error:
-            failure = unanswered(request, error)
-        # Not in the except clause: the SDK's structured log tells the text of an
-        # exception's context, also after "from None".
-        raise failure
-
-    return send
-
-
 def _given_up(error: RetriableAPIError, session: Session) -> PageError:
     """Make the error of a request that was tried often enough."""
     told = retry_after(error.response)
@@ -245,9 +227,9 @@ def _refusal(response: requests.Response, said: str) -> str:
     endpoint = endpoint_of(response)
     sentences: dict[int, str] = {
         HTTPStatus.UNAUTHORIZED: (
-            f"Homele does not know the token ({said}, {endpoint}): it is wrong, expired "
-            "or revoked. Make a new one in Homele under Settings > API Integration and "
-            "set it as auth_token."
+            f"Homele does not know the token ({said}, {endpoint}): it is wrong, "
+            "expired or revoked. Make a new one in Homele under Settings > API "
+            "Integration and set it as auth_token."
         ),
         HTTPStatus.FORBIDDEN: (
             f"The token is not allowed to do this ({said}, {endpoint}). Give it the "

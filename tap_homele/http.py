@@ -196,8 +196,8 @@ class Session(requests.Session):
             **options: What ``requests.Session.send`` takes.
 
         Raises:
-            OSError: What requests raises; ``Timeout`` after ``ANSWER_SECONDS``;
-                ``TooLongError`` after ``ANSWER_BYTES``.
+            RetriableAPIError: If there was no answer within the bounds.
+            PageError: If there will be none, with what to do about it.
         """
         self.requests += 1
         # requests reads proxies and CA bundles from the environment only for a request
@@ -212,7 +212,15 @@ class Session(requests.Session):
         try:
             response = answer.result(ANSWER_SECONDS)
         except FutureTimeoutError:
-            raise requests.exceptions.Timeout from None
+            failure = unanswered(request, requests.exceptions.Timeout())
+        except OSError as error:
+            failure = unanswered(request, error)
+        else:
+            return self._counted(response)
+        # Not in the except clause: a structured log shows the context of an exception.
+        raise failure
+
+    def _counted(self, response: requests.Response) -> requests.Response:
         self.answers += 1
         left = response.headers.get("X-RateLimit-Remaining", "")
         self.requests_left = int(left) if re.fullmatch(r"\d{1,9}", left) else None

@@ -61,7 +61,7 @@ class CustomerStream(HomeleStream):
 
     @property
     def announces_deletes(self) -> bool:
-        """Whether ACTIVATE_VERSION is to end the sync. Batches do not carry a version."""
+        """Whether ACTIVATE_VERSION ends the sync. Batches do not carry a version."""
         return bool(
             not self.is_incremental
             and self.emit_activate_version_messages
@@ -87,7 +87,7 @@ class CustomerStream(HomeleStream):
         return value
 
     def get_replication_key_signpost(self, context: Context | None = None) -> None:
-        """Return None: the SDK's signpost is the local clock, the scan's the server's."""
+        """Return None: the SDK takes the local clock, the scan that of the server."""
 
     def generate_child_contexts(
         self, record: records.Record, context: Context | None
@@ -127,7 +127,7 @@ class CustomerStream(HomeleStream):
                 )
 
     def activate_version(self) -> None:
-        """Send ACTIVATE_VERSION, if it is wanted: rows of other versions are deleted."""
+        """Send ACTIVATE_VERSION: the target deletes the rows of other versions."""
         if self.version is not None:
             super()._write_activate_version_message(self.version)
 

@@ -1,9 +1,9 @@
 """The tap's own part of the state of the stream: read, checked, written.
 
 The bookmark is the SDK's: when a sync ends, the value in ``progress_markers``, cut to
-the signpost, becomes ``replication_key_value``. What stands beside it is typed here. What
-may be missing is a list of at most one, emptied instead of removed, because Meltano
-merges states key by key.
+the signpost, becomes ``replication_key_value``. What stands beside it is typed here. A
+thing that may be missing is a list of at most one, emptied instead of removed, because
+Meltano merges states key by key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 
 from tap_homele.records import utc
 from tap_homele.sync import scan as sync_scan
-from tap_homele.sync.scan import Checkpoint, Moment, Page, Progress, Round, Scan
+from tap_homele.sync.scan import Checkpoint, Moment, Page, Round, Scan
 
 State = dict[str, t.Any]
 
@@ -101,67 +101,56 @@ def start_scan(state: State, first: Scan, scan_by: str, *, incremental: bool) ->
     if incremental:
         # Without markers the SDK warns that it cannot resume.
         state |= {"scan": [], "progress_markers": state.get("progress_markers", {})}
-    if checkpoints and incremental:
-        return resumed(state, scan, checkpoints, scan_by)
-    if checkpoints:
-        log_restart("a full table is always read from the top")
+    if not checkpoints:
+        return scan
+    stale = "a full table is always read from the top"
+    if incremental:
+        stale = resume(scan, checkpoints)
+    if stale:
+        logger.info(
+            "Not resuming the scan that was interrupted: %s. Reading from the top of "
+            "the list.",
+            stale,
+        )
+    else:
+        state["scan"] = checkpoints  # until there is another
+        started = scan.progress.started
+        logger.info("Resuming the scan of %s, which was interrupted.", started)
     return scan
 
 
-def resumed(state: State, scan: Scan, checkpoints: t.Any, scan_by: str) -> Scan:
-    """Resume a scan where an earlier run was interrupted; if not, say why.
+def resume(scan: Scan, checkpoints: t.Any) -> str:  # noqa: PLR0911
+    """Resume a scan where an earlier run was interrupted.
 
     The start of the scan carries over, and the signpost with it: what changed since
     then on pages that were read already arrives with the next scan. The bookmark of a
     full refresh carries over in any case: Meltano keeps the one of before beside its
     checkpoint.
+
+    Returns:
+        Why the list is read from the top instead; empty, if the scan is resumed.
     """
     try:
         (checkpoint,) = msgspec.convert(checkpoints, list[Checkpoint])
     except ValueError:
-        log_restart("its checkpoint is unreadable")
-        return scan
-    is_older = (checkpoint.bookmark or "") <= (scan.bookmark or "")
-    by_created_date = scan.by_created_date or (
-        scan_by == AUTO and checkpoint.by_created_date
-    )
+        return "its checkpoint is unreadable"
+    is_later = (checkpoint.bookmark or "") > (scan.bookmark or "")
+    if not is_later:
+        scan.bookmark = checkpoint.bookmark
+    if checkpoint.fingerprint != scan.fingerprint:
+        return "it read with other filters, or from another address"
+    if is_later:
+        return "it began at a later bookmark"
     age = sync_scan.local_time() - datetime.fromisoformat(checkpoint.started)
-    reasons = {
-        "it read with other filters, or from another address": (
-            checkpoint.fingerprint != scan.fingerprint
-        ),
-        "it began at a later bookmark": not is_older,
-        f"it began more than {RESUMABLE.days} days ago": age > RESUMABLE,
-        "it read the list in another way": (
-            checkpoint.by_created_date != by_created_date
-        ),
-        "it was on the first page": (
-            not checkpoint.cursor and not checkpoint.created_before
-        ),
-    }
-    bookmark = checkpoint.bookmark if is_older else scan.bookmark
-    if reason := next((text for text, applies in reasons.items() if applies), None):
-        log_restart(reason)
-        return replace(scan, bookmark=bookmark)
-    state["scan"] = checkpoints  # until there is another
-    logger.info("Resuming the scan of %s, which was interrupted.", checkpoint.started)
-    progress = {name: getattr(checkpoint, name) for name in Progress.__struct_fields__}
-    return replace(
-        scan,
-        bookmark=bookmark,
-        by_created_date=by_created_date,
-        resumes=checkpoint,
-        progress=Progress(**progress),
-    )
-
-
-def log_restart(reason: str) -> None:
-    """Log why a scan that was interrupted is not resumed."""
-    logger.info(
-        "Not resuming the scan that was interrupted: %s. Reading from the top of the "
-        "list.",
-        reason,
-    )
+    if age > RESUMABLE:
+        return f"it began more than {RESUMABLE.days} days ago"
+    scan.by_created_date |= scan.has_cross_check and checkpoint.by_created_date
+    if checkpoint.by_created_date != scan.by_created_date:
+        return "it read the list in another way"
+    if not checkpoint.cursor and not checkpoint.created_before:
+        return "it was on the first page"
+    scan.resumes = scan.progress = checkpoint
+    return ""
 
 
 def read_full_scan(state: State) -> FullScan:

@@ -244,8 +244,8 @@ class CustomerDetailsStream(CustomerStream):
         """
         if response.status_code == HTTPStatus.FORBIDDEN:
             raise TokenError(
-                "The token may read the list of customers, but not their details "
-                f"(403{quoted_message(response)}). Give it the permission customer:read "
+                "The token may read the list of customers, but not their details (403"
+                f"{quoted_message(response)}). Give it the permission customer:read "
                 "for them too, in Homele under Settings > API Integration, or set "
                 "customer_details to false."
             )

@@ -31,7 +31,7 @@ __all__ = ["port", "project"]
 @pytest.mark.timeout(300)
 def test_add_a_field(project: Path) -> None:
     text = CONTRIBUTING.read_text().partition("## Add a field")[2]
-    (line,) = re.findall(r"`(th\.Property\(.*\),)`", text)
+    (line,) = re.findall(r"`(column\(.*\),)`", text)
     (made_up,) = re.findall(r'`("website": .*,)`', text)
     (documented,) = re.findall(r"`(website .*)`\.", text)
 

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 LONG_AGO = "2020-01-01T00:00:00+00:00"
 PAGES = 10
 NOT_DELETED = (
-    "No customer is marked as deleted: Customers move in the list faster than it can be "
-    "read: some may arrive with the next run only."
+    "No customer is marked as deleted: Customers move in the list faster than it can "
+    "be read: some may arrive with the next run only."
 )
 
 

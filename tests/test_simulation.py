@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import replace
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -169,25 +168,17 @@ def test_rereading_the_head_until_it_holds_still_is_needed(
     assert lose(play, start=980)
 
 
-def resumed_with(
-    monkeypatch: pytest.MonkeyPatch, change: Callable[[Scan], Scan]
-) -> None:
-    resumed = state.resumed
-
-    def changed(own: Any, before: Scan, checkpoints: Any, scan_by: str) -> Scan:
-        after = resumed(own, before, checkpoints, scan_by)
-        return change(after) if after.resumes else after
-
-    monkeypatch.setattr(state, "resumed", changed)
-
-
 def test_the_start_that_is_carried_over_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resumed_with(
-        monkeypatch,
-        lambda scan: replace(scan, progress=Progress(newest=scan.progress.newest)),
-    )
+    resume = state.resume
+
+    def anew(scan: Scan, checkpoints: Any) -> str:
+        stale = resume(scan, checkpoints)
+        scan.progress = Progress(newest=scan.progress.newest)
+        return stale
+
+    monkeypatch.setattr(state, "resume", anew)
 
     assert lose(play, start=130)
 
@@ -196,10 +187,14 @@ def test_the_newest_update_that_is_carried_over_changes_nothing_for_the_worse(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without it the bookmark is older, so more comes again, and nothing is lost."""
-    resumed_with(
-        monkeypatch,
-        lambda scan: replace(scan, progress=Progress(started=scan.progress.started)),
-    )
+    resume = state.resume
+
+    def forgetful(scan: Scan, checkpoints: Any) -> str:
+        stale = resume(scan, checkpoints)
+        scan.progress = Progress(started=scan.progress.started)
+        return stale
+
+    monkeypatch.setattr(state, "resume", forgetful)
 
     for seed in range(50):
         assert play(seed) is None
@@ -209,13 +204,14 @@ def test_the_bookmark_that_is_carried_over_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a full refresh that was interrupted is forgotten."""
-    resumed = state.resumed
+    resume = state.resume
 
-    def forgotten(own: Any, before: Scan, checkpoints: Any, scan_by: str) -> Scan:
-        after = resumed(own, before, checkpoints, scan_by)
-        return after if after.bookmark == before.bookmark else before
+    def forgotten(scan: Scan, checkpoints: Any) -> str:
+        if checkpoints[0]["bookmark"] != scan.bookmark:
+            return "it began at another bookmark"
+        return resume(scan, checkpoints)
 
-    monkeypatch.setattr(state, "resumed", forgotten)
+    monkeypatch.setattr(state, "resume", forgotten)
 
     assert lose(play, start=2975)
 

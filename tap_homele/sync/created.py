@@ -6,9 +6,9 @@ parts of a second. A created date does not change, so a window of created dates 
 fits on one page is complete: one answer, nothing moves, nothing is skipped.
 
 Whether the filters ``date_from`` and ``date_to`` include their own day, and in which
-time zone a day begins, is not documented. Where one of them leaves its day out, a window
-asks for one day more at that end: neighbours overlap, and the same customer twice does
-no harm.
+time zone a day begins, is not documented. Where one of them leaves its day out, a
+window asks for one day more at that end: neighbours overlap, and the same customer
+twice does no harm.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Does this server's cursor skip customers? The list by created date does not depend on
 it, so it tells without statistics: which customers are there that the cursor did not
-return? Fresh imports are what a cursor skips, so what was created since the last scan is
-compared at once. A round through all created dates follows in what is left of the rate
-limit: each run goes on where the last one stopped.
+return? Fresh imports are what a cursor skips, so what was created since the last scan
+is compared at once. A round through all created dates follows in what is left of the
+rate limit: each run goes on where the last one stopped.
 
 Once a customer was skipped, the list is read by created date, now and ever after.
 """
@@ -168,8 +168,8 @@ def compare(
         )
     except PageError as error:
         scan.warn(
-            f"Whether the cursor skips customers could not be checked: {error} The next "
-            "run tries again."
+            f"Whether the cursor skips customers could not be checked: {error} The "
+            "next run tries again."
         )
 
 
