@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import random
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -12,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from singer_sdk.exceptions import FatalAPIError
 
-from tests.sandbox import Sandbox, faults
 from tests.sandbox.customers import LAST_DAY, Customer, make_customers, spell
-from tests.simulation import merge
 from tests.singer import Output, catalog_of, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.conftest import Serve
+    from tests.sandbox import Sandbox
 
 FAULTS = ("drops_nulls", "drops_seconds", "fails_on_null")
 # Where the database sorts those without an activity: last (MySQL), first (PostgreSQL).
@@ -81,104 +79,6 @@ def sorts_nulls(sandbox: Sandbox, nulls: str) -> None:
     sandbox.key = lambda row: (row["last_activity_at"] or nulls, row["id"])
 
 
-# What the cursor hides arrives.
-
-
-@pytest.mark.parametrize("nulls", NULLS)
-@pytest.mark.parametrize("fault", FAULTS)
-def test_customers_that_the_cursor_skips_arrive(
-    serve: Serve,
-    waited: list[float],
-    caplog: pytest.LogCaptureFixture,
-    fault: str,
-    nulls: str,
-) -> None:
-    """3,000 customers, of which 5 % have no activity."""
-    sandbox = serve(3000, **{fault: True})
-    sorts_nulls(sandbox, nulls)
-    without = [r for r in sandbox.customers.values() if not r["last_activity_at"]]
-    assert 120 <= len(without) <= 180
-
-    outputs = [sync(sandbox, scan_by="auto")]
-    while not is_complete(sandbox, *outputs):
-        # Few share a second: the round finds them.
-        assert fault == "drops_seconds"
-        assert len(outputs) < 3
-        assert stream_state(outputs[-1])["scan_by"] is None
-        outputs.append(sync(sandbox, scan_by="auto", state=outputs[-1].state))
-
-    first = outputs[-1]
-    assert stream_state(first)["scan_by"] == "created_date"
-    assert stream_state(first)["scan"] == []
-    assert "Reading the list by created date, from now on." in caplog.text
-    assert (waited != []) is (fault == "fails_on_null")
-
-    # An edit to one of them arrives with the next run.
-    sandbox.requests.clear()
-    sandbox.edit(without[7]["id"], address="Gulan Street 7")
-    second = sync(sandbox, scan_by="auto", state=first.state)
-
-    assert without[7]["id"] in second.ids
-    # It takes some windows until the newest, which are some months old.
-    assert len(sandbox.urls) <= 1.8 * 30
-    assert not any("cursor=" in url for url in sandbox.urls)
-
-
-def test_a_fresh_import_is_found_by_the_next_run(serve: Serve) -> None:
-    sandbox = serve(450, drops_nulls=True)
-    for row in sandbox.customers.values():
-        row["last_activity_at"] = row["last_activity_at"] or row["created_at"]
-    first = sync(sandbox, scan_by="auto")
-    assert stream_state(first)["scan_by"] is None
-    for number in range(5):
-        row = dict(next(iter(sandbox.customers.values())))
-        now = spell(datetime.now(timezone.utc) - timedelta(hours=1))
-        row |= {"id": 10_000 + number, "sequential_number": 2000 + number}
-        sandbox.add(
-            row | {"created_at": now, "updated_at": now, "last_activity_at": None}
-        )
-
-    second = sync(sandbox, scan_by="auto", state=first.state)
-
-    assert {10_000 + number for number in range(5)} <= set(second.ids)
-    assert stream_state(second)["scan_by"] == "created_date"
-
-
-def test_whoever_was_hidden_before_arrives_though_it_changed_long_ago(
-    serve: Serve,
-) -> None:
-    """The bookmark is later than the last update of those that come to light."""
-    sandbox = serve(450, drops_nulls=True)
-    by_cursor = sync(sandbox, scan_by="cursor")
-    assert not is_complete(sandbox, by_cursor)
-
-    for scan_by in ("auto", "created_date"):
-        output = sync(sandbox, scan_by=scan_by, state=by_cursor.state)
-        assert is_complete(sandbox, by_cursor, output)
-
-
-def test_a_full_refresh_starts_from_the_question_again(serve: Serve) -> None:
-    sandbox = serve(450, drops_nulls=True)
-    first = sync(sandbox, scan_by="auto")
-    assert stream_state(first)["scan_by"] == "created_date"
-    sandbox.drops_nulls = False
-
-    second = sync(sandbox, scan_by="auto")
-
-    assert stream_state(second)["scan_by"] is None
-
-
-def test_other_filters_start_from_the_question_again(serve: Serve) -> None:
-    sandbox = serve(450, drops_nulls=True)
-    first = sync(sandbox, scan_by="auto")
-    sandbox.requests.clear()
-    sandbox.drops_nulls = False
-
-    sync(sandbox, scan_by="auto", state=first.state, filter_owner_ids=[1, 2, 3, 4])
-
-    assert "cursor=" in sandbox.urls[1]
-
-
 def test_the_way_can_be_chosen(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     sandbox = serve(450, drops_nulls=True)
 
@@ -194,64 +94,6 @@ def test_the_way_can_be_chosen(serve: Serve, caplog: pytest.LogCaptureFixture) -
     assert not any("cursor=" in url for url in sandbox.urls)
     assert stream_state(by_date)["scan_by"] == "created_date"
     assert warnings(caplog) == []
-
-
-def test_a_500_on_the_first_page_is_no_reason_to_leave_the_cursor(
-    serve: Serve, waited: list[float]
-) -> None:
-    sandbox = serve(450)
-    sandbox.fail(faults.refused(500, "Server Error"), times=math.inf)
-
-    with pytest.raises(FatalAPIError, match="500"):
-        sync(sandbox, scan_by="auto")
-
-    assert len(waited) == 7
-    assert not any(is_window(url) for url in sandbox.urls)
-
-
-# What the question costs.
-
-
-def test_a_list_of_one_page_needs_no_check(serve: Serve) -> None:
-    sandbox = serve(100)
-
-    sync(sandbox, scan_by="auto")
-
-    assert sandbox.urls == ["/customers?per_page=100"]
-
-
-def test_new_customers_are_not_taken_for_hidden_ones(serve: Serve) -> None:
-    sandbox = serve(450)
-
-    def add() -> None:
-        if is_window(sandbox.urls[-1]) and 10_000 not in sandbox.customers:
-            now = sandbox.now()
-            row = dict(next(iter(sandbox.customers.values()))) | {"id": 10_000}
-            sandbox.add(row | {"created_at": now, "updated_at": now})
-
-    sandbox.meanwhile = add
-
-    output = sync(sandbox, scan_by="auto")
-
-    assert 10_000 in sandbox.customers
-    assert stream_state(output)["scan_by"] is None
-
-
-@pytest.mark.parametrize("answer", [faults.refused(422, "No."), faults.html(404)])
-def test_a_check_that_fails_is_no_failure(
-    serve: Serve, caplog: pytest.LogCaptureFixture, answer: Any
-) -> None:
-    sandbox = serve(450)
-    sandbox.fail(answer, at=7, times=math.inf)
-
-    output = sync(sandbox, scan_by="auto")
-
-    assert is_complete(sandbox, output)
-    assert stream_state(output)["scan_by"] is None
-    (warning,) = warnings(caplog)
-    assert warning.startswith(
-        "Whether the cursor skips customers could not be checked:"
-    )
 
 
 # The windows.
@@ -445,19 +287,6 @@ def test_nobody_is_deleted_where_some_have_no_created_date(serve: Serve) -> None
     assert output.of("ACTIVATE_VERSION") == []
 
 
-def test_a_created_date_that_is_none_beside_a_gap_is_no_error(serve: Serve) -> None:
-    sandbox = serve(250)
-    rows = list(sandbox.customers.values())
-    for row in rows[101:104]:
-        sandbox.delete(row["id"])
-    rows[100]["created_at"] = "0000-00-00"
-
-    output = sync(sandbox, scan_by="auto")
-
-    assert is_complete(sandbox, output)
-    assert stream_state(output)["scan_by"] is None
-
-
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_day_whose_rest_cannot_be_had_is_an_error_after_all_others(
     serve: Serve,
@@ -493,162 +322,7 @@ def test_a_day_whose_rest_cannot_be_had_is_an_error_after_all_others(
     assert stream_state(last)["scan"] == []
 
 
-def hidden_import(rows: list[Customer], created_at: Callable[[int], str]) -> None:
-    for at, row in enumerate(rows):
-        row |= {"created_at": created_at(at), "last_activity_at": None}
-
-
-def test_what_no_number_tells_is_found(serve: Serve) -> None:
-    """An import has the highest numbers, but keeps the dates of long ago."""
-    sandbox = serve(3000, drops_nulls=True)
-    rows = list(sandbox.customers.values())
-    for row in rows:
-        row["last_activity_at"] = row["last_activity_at"] or row["updated_at"]
-    hidden_import(rows[2700:], lambda at: rows[9 * at]["created_at"])
-
-    output = sync(sandbox, scan_by="auto")
-
-    assert is_complete(sandbox, output)
-    assert stream_state(output)["scan_by"] == "created_date"
-
-
-def test_a_window_of_an_incremental_run_fits_with_the_day_before(serve: Serve) -> None:
-    sandbox = serve(500, drops_nulls=True)
-    now = datetime.now(timezone.utc)
-    for row in sandbox.customers.values():
-        row["last_activity_at"] = row["last_activity_at"] or row["created_at"]
-
-    def add(count: int, start: int, days: int, *, active: bool = True) -> None:
-        at = spell(now - timedelta(days=days, hours=1))
-        for number in range(start, start + count):
-            row = dict(next(iter(sandbox.customers.values()))) | {"id": number}
-            row |= {"sequential_number": number, "created_at": at, "updated_at": at}
-            sandbox.add(row | {"last_activity_at": at if active else None})
-
-    add(80, 10_000, 5)
-    add(10, 20_000, 3)
-    first = sync(sandbox, scan_by="auto")
-    assert stream_state(first)["scan_by"] is None
-    add(40, 30_000, 2, active=False)
-
-    second = sync(sandbox, scan_by="auto", state=first.state)
-
-    assert is_complete(sandbox, first, second)
-
-
-def test_nobody_is_deleted_where_the_cursor_could_not_be_checked(serve: Serve) -> None:
-    sandbox = serve(450, drops_nulls=True)
-    sandbox.fail(faults.refused(422, "No."), at=7, times=math.inf)
-
-    output = full_table(sandbox, scan_by="auto")
-
-    assert output.of("ACTIVATE_VERSION") == []
-
-
-def test_a_filter_that_ends_on_a_full_day_is_not_turned_round(serve: Serve) -> None:
-    sandbox = serve(700)
-    rows = list(sandbox.customers.values())
-    day = rows[400]["created_at"][:10]
-    for row in rows[300:500]:
-        row["created_at"] = f"{day}T09:00:00+00:00"
-
-    sync(sandbox, scan_by="auto", filter_created_to=day)
-
-    for url in filter(is_window, sandbox.urls):
-        first, last = days_of(url)
-        assert first is None or last is None or first <= last
-
-
-def test_those_created_after_a_day_that_is_too_full_are_looked_for(
-    serve: Serve,
-) -> None:
-    sandbox = serve(1000, drops_nulls=True)
-    for at, row in enumerate(list(sandbox.customers.values())[500:]):
-        day = "2026-03-01" if at < 200 else "2026-03-02"
-        row["created_at"] = f"{day}T09:00:00+00:00"
-        row["last_activity_at"] = row["updated_at"] if at < 200 else None
-
-    output = sync(sandbox, scan_by="auto")
-
-    assert stream_state(output)["scan_by"] == "created_date"
-
-
-def test_whoever_comes_to_match_a_filter_is_not_taken_for_hidden(serve: Serve) -> None:
-    sandbox = serve(1000)
-    others = [row for row in sandbox.customers.values() if row["owner"] != {"id": 1}]
-    others = [row for row in others if not row["last_activity_at"]]
-    owner = {"id": 1, "name": "Rawa"}
-
-    def give() -> None:
-        if is_window(sandbox.urls[-1]) and others:
-            sandbox.edit(others.pop()["id"], owner=owner)
-            sandbox.edit(others.pop()["id"], owner=owner)
-
-    sandbox.meanwhile = give
-
-    output = sync(sandbox, scan_by="auto", filter_owner_ids=[1])
-
-    assert stream_state(output)["scan_by"] is None
-
-
-def test_the_start_date_holds_also_where_the_cursor_is_left(serve: Serve) -> None:
-    sandbox = serve(1000, drops_nulls=True)
-    start = "2026-02-01T00:00:00+00:00"
-
-    output = sync(sandbox, scan_by="auto", start_date=start)
-
-    assert stream_state(output)["scan_by"] == "created_date"
-    assert set(output.ids) == {
-        row["id"]
-        for row in sandbox.customers.values()
-        if max(row["updated_at"], row["last_activity_at"] or "") >= start
-    }
-
-
 # Between runs, and deletes.
-
-
-@pytest.mark.parametrize("kill_after", [120, 900, 1400])
-@pytest.mark.parametrize(
-    ("fault", "nulls"), [(None, ""), (None, "~"), ("drops_nulls", "")]
-)
-def test_a_resumed_run_has_no_cross_check_and_the_next_one_has(
-    serve: Serve,
-    caplog: pytest.LogCaptureFixture,
-    fault: str | None,
-    nulls: str,
-    kill_after: int,
-) -> None:
-    """What the earlier run has read is not known."""
-    caplog.set_level(logging.INFO)
-    sandbox = serve(2000, **({fault: True} if fault else {}))
-    sorts_nulls(sandbox, nulls)
-    killed = sync(sandbox, scan_by="auto", kill_after=kill_after)
-    sandbox.requests.clear()
-
-    resumed = sync(sandbox, scan_by="auto", state=killed.state)
-
-    assert not any(map(is_window, sandbox.urls))
-    assert summary(caplog).endswith("Cross-check: not in a run that resumed another.")
-    third = sync(sandbox, scan_by="auto", state=resumed.state)
-    assert is_complete(sandbox, killed, resumed, third)
-    assert (stream_state(third)["scan_by"] == "created_date") is bool(fault)
-
-
-def test_a_full_refresh_that_was_interrupted_is_compared_by_the_next_run(
-    serve: Serve,
-) -> None:
-    """Meltano merges its states into those of before."""
-    sandbox = serve(1000)
-    first = sync(sandbox, scan_by="auto")
-    sandbox.drops_nulls = True
-    killed = sync(sandbox, scan_by="auto", kill_after=250)
-
-    resumed = sync(sandbox, scan_by="auto", state=merge(first.state, killed.state))
-    third = sync(sandbox, scan_by="auto", state=resumed.state)
-
-    assert stream_state(third)["scan_by"] == "created_date"
-    assert is_complete(sandbox, killed, resumed, third)
 
 
 def test_a_bookmark_in_the_year_one_is_no_error(serve: Serve) -> None:
@@ -682,26 +356,6 @@ def test_a_window_that_was_read_is_not_read_again(serve: Serve, messages: int) -
     assert stream_state(again)["scan"] == []
 
 
-def test_a_switch_that_was_interrupted_goes_on(serve: Serve) -> None:
-    """From the first window on, or from further down: but not by the cursor again."""
-    sandbox = serve(450, drops_nulls=True)
-    whole = sync(sandbox, scan_by="auto")
-    switched = next(
-        at
-        for at, message in enumerate(whole.messages)
-        if message["type"] == "STATE"
-        and message["value"]["bookmarks"]["customers"].get("scan_by") == "created_date"
-    )
-    for kill_after in (switched + 1, switched + 150):
-        killed = sync(sandbox, scan_by="auto", kill_after=kill_after)
-        sandbox.requests.clear()
-
-        again = sync(sandbox, scan_by="auto", state=killed.state)
-
-        assert is_complete(sandbox, killed, again)
-        assert not any("cursor=" in url for url in sandbox.urls)
-
-
 @pytest.mark.parametrize(
     ("before", "after"), [("cursor", "created_date"), ("created_date", "cursor")]
 )
@@ -729,15 +383,6 @@ def test_a_checkpoint_without_a_day_is_not_taken_up(
     output = sync(sandbox, scan_by="created_date", state=killed.state)
 
     assert is_complete(sandbox, output)
-
-
-def test_deleted_customers(serve: Serve) -> None:
-    sandbox = serve(450, drops_nulls=True)
-
-    output = full_table(sandbox, scan_by="auto")
-
-    assert is_complete(sandbox, output)
-    assert output.kinds == ["SCHEMA", "RECORD", "ACTIVATE_VERSION", "STATE"]
 
 
 def test_nobody_is_deleted_where_a_day_had_to_be_read_by_the_cursor(

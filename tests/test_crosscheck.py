@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from singer_sdk.exceptions import FatalAPIError
 
 from tap_homele.sync import created, scan
 from tests.sandbox import Sandbox, faults
 from tests.sandbox.customers import Customer, make_customers, spell
+from tests.simulation import merge
 from tests.singer import Output, catalog_of, sync
-from tests.test_created import is_complete, is_window, stream_state, summary, warnings
+from tests.test_created import (
+    FAULTS,
+    NULLS,
+    days_of,
+    full_table,
+    is_complete,
+    is_window,
+    sorts_nulls,
+    stream_state,
+    summary,
+    warnings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +110,7 @@ def company(
     return company
 
 
-def full_table(company: Company, **options: Any) -> Output:
+def full_table_of(company: Company, **options: Any) -> Output:
     return company.run(
         catalog=catalog_of("FULL_TABLE"),
         emit_activate_version_messages=True,
@@ -168,7 +182,7 @@ def test_nothing_skipped_and_some_created_today(
     company.grow(1500, days=100)
     company.add(60, company.now - timedelta(hours=3))
 
-    output = full_table(company)
+    output = full_table_of(company)
 
     assert company.is_complete
     assert warnings(caplog) == []
@@ -274,7 +288,7 @@ def test_nobody_is_deleted_where_a_day_does_not_fit_on_a_page(
     company.add(110, company.now - timedelta(hours=2))
     company.add(40, company.now - timedelta(hours=3), active=False)
 
-    output = full_table(company)
+    output = full_table_of(company)
 
     assert set(said(caplog, company.now)) == {110}
     assert output.of("ACTIVATE_VERSION") == []
@@ -370,7 +384,7 @@ def test_a_full_table_with_deletes_waits_for_the_end_of_the_round(
     company.sandbox.rate_limit = 60
     company.grow(4000, days=400)
 
-    output = full_table(company)
+    output = full_table_of(company)
 
     assert company.waited
     assert len(output.of("ACTIVATE_VERSION")) == 1
@@ -464,7 +478,7 @@ def test_nobody_is_deleted_from_a_list_by_activity_or_else_created_date(
 
     sandbox.meanwhile = meanwhile
 
-    output = full_table(company)
+    output = full_table_of(company)
 
     assert company.is_complete
     # Where the head takes long enough to be read, it comes to rest.
@@ -556,3 +570,355 @@ def test_an_interrupted_scan_keeps_the_ids_of_the_last_complete_one(
 
     assert company.is_complete
     assert company.run().ids == company.run().ids
+
+
+# The faults of a cursor, as the sandbox has them.
+
+
+@pytest.mark.parametrize("nulls", NULLS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_customers_that_the_cursor_skips_arrive(
+    serve: Serve,
+    waited: list[float],
+    caplog: pytest.LogCaptureFixture,
+    fault: str,
+    nulls: str,
+) -> None:
+    """3,000 customers, of which 5 % have no activity."""
+    sandbox = serve(3000, **{fault: True})
+    sorts_nulls(sandbox, nulls)
+    without = [r for r in sandbox.customers.values() if not r["last_activity_at"]]
+    assert 120 <= len(without) <= 180
+
+    outputs = [sync(sandbox, scan_by="auto")]
+    while not is_complete(sandbox, *outputs):
+        # Few share a second: the round finds them.
+        assert fault == "drops_seconds"
+        assert len(outputs) < 3
+        assert stream_state(outputs[-1])["scan_by"] is None
+        outputs.append(sync(sandbox, scan_by="auto", state=outputs[-1].state))
+
+    first = outputs[-1]
+    assert stream_state(first)["scan_by"] == "created_date"
+    assert stream_state(first)["scan"] == []
+    assert "Reading the list by created date, from now on." in caplog.text
+    assert (waited != []) is (fault == "fails_on_null")
+
+    # An edit to one of them arrives with the next run.
+    sandbox.requests.clear()
+    sandbox.edit(without[7]["id"], address="Gulan Street 7")
+    second = sync(sandbox, scan_by="auto", state=first.state)
+
+    assert without[7]["id"] in second.ids
+    # It takes some windows until the newest, which are some months old.
+    assert len(sandbox.urls) <= 1.8 * 30
+    assert not any("cursor=" in url for url in sandbox.urls)
+
+
+def test_a_fresh_import_is_found_by_the_next_run(serve: Serve) -> None:
+    sandbox = serve(450, drops_nulls=True)
+    for row in sandbox.customers.values():
+        row["last_activity_at"] = row["last_activity_at"] or row["created_at"]
+    first = sync(sandbox, scan_by="auto")
+    assert stream_state(first)["scan_by"] is None
+    for number in range(5):
+        row = dict(next(iter(sandbox.customers.values())))
+        now = spell(datetime.now(timezone.utc) - timedelta(hours=1))
+        row |= {"id": 10_000 + number, "sequential_number": 2000 + number}
+        sandbox.add(
+            row | {"created_at": now, "updated_at": now, "last_activity_at": None}
+        )
+
+    second = sync(sandbox, scan_by="auto", state=first.state)
+
+    assert {10_000 + number for number in range(5)} <= set(second.ids)
+    assert stream_state(second)["scan_by"] == "created_date"
+
+
+def test_customers_that_were_skipped_before_arrive_whatever_their_dates(
+    serve: Serve,
+) -> None:
+    """The bookmark is later than the last update of those that come to light."""
+    sandbox = serve(450, drops_nulls=True)
+    by_cursor = sync(sandbox, scan_by="cursor")
+    assert not is_complete(sandbox, by_cursor)
+
+    for scan_by in ("auto", "created_date"):
+        output = sync(sandbox, scan_by=scan_by, state=by_cursor.state)
+        assert is_complete(sandbox, by_cursor, output)
+
+
+def test_a_full_refresh_uses_the_cursor_again(serve: Serve) -> None:
+    sandbox = serve(450, drops_nulls=True)
+    first = sync(sandbox, scan_by="auto")
+    assert stream_state(first)["scan_by"] == "created_date"
+    sandbox.drops_nulls = False
+
+    second = sync(sandbox, scan_by="auto")
+
+    assert stream_state(second)["scan_by"] is None
+
+
+def test_other_filters_use_the_cursor_again(serve: Serve) -> None:
+    sandbox = serve(450, drops_nulls=True)
+    first = sync(sandbox, scan_by="auto")
+    sandbox.requests.clear()
+    sandbox.drops_nulls = False
+
+    sync(sandbox, scan_by="auto", state=first.state, filter_owner_ids=[1, 2, 3, 4])
+
+    assert "cursor=" in sandbox.urls[1]
+
+
+def test_a_500_on_the_first_page_is_no_reason_to_leave_the_cursor(
+    serve: Serve, waited: list[float]
+) -> None:
+    sandbox = serve(450)
+    sandbox.fail(faults.refused(500, "Server Error"), times=math.inf)
+
+    with pytest.raises(FatalAPIError, match="500"):
+        sync(sandbox, scan_by="auto")
+
+    assert len(waited) == 7
+    assert not any(is_window(url) for url in sandbox.urls)
+
+
+def test_a_list_of_one_page_needs_no_cross_check(serve: Serve) -> None:
+    sandbox = serve(100)
+
+    sync(sandbox, scan_by="auto")
+
+    assert sandbox.urls == ["/customers?per_page=100"]
+
+
+def test_new_customers_are_not_taken_for_skipped_ones(serve: Serve) -> None:
+    sandbox = serve(450)
+
+    def add() -> None:
+        if is_window(sandbox.urls[-1]) and 10_000 not in sandbox.customers:
+            now = sandbox.now()
+            row = dict(next(iter(sandbox.customers.values()))) | {"id": 10_000}
+            sandbox.add(row | {"created_at": now, "updated_at": now})
+
+    sandbox.meanwhile = add
+
+    output = sync(sandbox, scan_by="auto")
+
+    assert 10_000 in sandbox.customers
+    assert stream_state(output)["scan_by"] is None
+
+
+@pytest.mark.parametrize("answer", [faults.refused(422, "No."), faults.html(404)])
+def test_a_cross_check_that_is_refused_is_no_failure(
+    serve: Serve, caplog: pytest.LogCaptureFixture, answer: Any
+) -> None:
+    sandbox = serve(450)
+    sandbox.fail(answer, at=7, times=math.inf)
+
+    output = sync(sandbox, scan_by="auto")
+
+    assert is_complete(sandbox, output)
+    assert stream_state(output)["scan_by"] is None
+    (warning,) = warnings(caplog)
+    assert warning.startswith(
+        "Whether the cursor skips customers could not be checked:"
+    )
+
+
+def test_a_created_date_that_is_none_is_no_error(serve: Serve) -> None:
+    sandbox = serve(250)
+    rows = list(sandbox.customers.values())
+    for row in rows[101:104]:
+        sandbox.delete(row["id"])
+    rows[100]["created_at"] = "0000-00-00"
+
+    output = sync(sandbox, scan_by="auto")
+
+    assert is_complete(sandbox, output)
+    assert stream_state(output)["scan_by"] is None
+
+
+def hidden_import(rows: list[Customer], created_at: Callable[[int], str]) -> None:
+    for at, row in enumerate(rows):
+        row |= {"created_at": created_at(at), "last_activity_at": None}
+
+
+def test_an_import_with_dates_of_long_ago_is_found(serve: Serve) -> None:
+    """An import has the highest numbers, but keeps the dates of long ago."""
+    sandbox = serve(3000, drops_nulls=True)
+    rows = list(sandbox.customers.values())
+    for row in rows:
+        row["last_activity_at"] = row["last_activity_at"] or row["updated_at"]
+    hidden_import(rows[2700:], lambda at: rows[9 * at]["created_at"])
+
+    output = sync(sandbox, scan_by="auto")
+
+    assert is_complete(sandbox, output)
+    assert stream_state(output)["scan_by"] == "created_date"
+
+
+def test_a_run_compares_what_was_created_on_the_day_before(serve: Serve) -> None:
+    sandbox = serve(500, drops_nulls=True)
+    now = datetime.now(timezone.utc)
+    for row in sandbox.customers.values():
+        row["last_activity_at"] = row["last_activity_at"] or row["created_at"]
+
+    def add(count: int, start: int, days: int, *, active: bool = True) -> None:
+        at = spell(now - timedelta(days=days, hours=1))
+        for number in range(start, start + count):
+            row = dict(next(iter(sandbox.customers.values()))) | {"id": number}
+            row |= {"sequential_number": number, "created_at": at, "updated_at": at}
+            sandbox.add(row | {"last_activity_at": at if active else None})
+
+    add(80, 10_000, 5)
+    add(10, 20_000, 3)
+    first = sync(sandbox, scan_by="auto")
+    assert stream_state(first)["scan_by"] is None
+    add(40, 30_000, 2, active=False)
+
+    second = sync(sandbox, scan_by="auto", state=first.state)
+
+    assert is_complete(sandbox, first, second)
+
+
+def test_nobody_is_deleted_where_the_cursor_could_not_be_checked(serve: Serve) -> None:
+    sandbox = serve(450, drops_nulls=True)
+    sandbox.fail(faults.refused(422, "No."), at=7, times=math.inf)
+
+    output = full_table(sandbox, scan_by="auto")
+
+    assert output.of("ACTIVATE_VERSION") == []
+
+
+def test_a_filter_that_ends_on_a_crowded_day_is_not_turned_round(serve: Serve) -> None:
+    sandbox = serve(700)
+    rows = list(sandbox.customers.values())
+    day = rows[400]["created_at"][:10]
+    for row in rows[300:500]:
+        row["created_at"] = f"{day}T09:00:00+00:00"
+
+    sync(sandbox, scan_by="auto", filter_created_to=day)
+
+    for url in filter(is_window, sandbox.urls):
+        first, last = days_of(url)
+        assert first is None or last is None or first <= last
+
+
+def test_a_day_after_a_crowded_one_is_compared(
+    serve: Serve,
+) -> None:
+    sandbox = serve(1000, drops_nulls=True)
+    for at, row in enumerate(list(sandbox.customers.values())[500:]):
+        day = "2026-03-01" if at < 200 else "2026-03-02"
+        row["created_at"] = f"{day}T09:00:00+00:00"
+        row["last_activity_at"] = row["updated_at"] if at < 200 else None
+
+    output = sync(sandbox, scan_by="auto")
+
+    assert stream_state(output)["scan_by"] == "created_date"
+
+
+def test_a_customer_that_comes_to_match_a_filter_is_not_taken_for_skipped(
+    serve: Serve,
+) -> None:
+    sandbox = serve(1000)
+    others = [row for row in sandbox.customers.values() if row["owner"] != {"id": 1}]
+    others = [row for row in others if not row["last_activity_at"]]
+    owner = {"id": 1, "name": "Rawa"}
+
+    def give() -> None:
+        if is_window(sandbox.urls[-1]) and others:
+            sandbox.edit(others.pop()["id"], owner=owner)
+            sandbox.edit(others.pop()["id"], owner=owner)
+
+    sandbox.meanwhile = give
+
+    output = sync(sandbox, scan_by="auto", filter_owner_ids=[1])
+
+    assert stream_state(output)["scan_by"] is None
+
+
+def test_the_start_date_holds_also_where_the_cursor_is_left(serve: Serve) -> None:
+    sandbox = serve(1000, drops_nulls=True)
+    start = "2026-02-01T00:00:00+00:00"
+
+    output = sync(sandbox, scan_by="auto", start_date=start)
+
+    assert stream_state(output)["scan_by"] == "created_date"
+    assert set(output.ids) == {
+        row["id"]
+        for row in sandbox.customers.values()
+        if max(row["updated_at"], row["last_activity_at"] or "") >= start
+    }
+
+
+@pytest.mark.parametrize("kill_after", [120, 900, 1400])
+@pytest.mark.parametrize(
+    ("fault", "nulls"), [(None, ""), (None, "~"), ("drops_nulls", "")]
+)
+def test_a_resumed_run_has_no_cross_check_and_the_next_one_has(
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
+    fault: str | None,
+    nulls: str,
+    kill_after: int,
+) -> None:
+    """What the earlier run has read is not known."""
+    caplog.set_level(logging.INFO)
+    sandbox = serve(2000, **({fault: True} if fault else {}))
+    sorts_nulls(sandbox, nulls)
+    killed = sync(sandbox, scan_by="auto", kill_after=kill_after)
+    sandbox.requests.clear()
+
+    resumed = sync(sandbox, scan_by="auto", state=killed.state)
+
+    assert not any(map(is_window, sandbox.urls))
+    assert summary(caplog).endswith("Cross-check: not in a run that resumed another.")
+    third = sync(sandbox, scan_by="auto", state=resumed.state)
+    assert is_complete(sandbox, killed, resumed, third)
+    assert (stream_state(third)["scan_by"] == "created_date") is bool(fault)
+
+
+def test_a_full_refresh_that_was_interrupted_is_compared_by_the_next_run(
+    serve: Serve,
+) -> None:
+    """Meltano merges its states into those of before."""
+    sandbox = serve(1000)
+    first = sync(sandbox, scan_by="auto")
+    sandbox.drops_nulls = True
+    killed = sync(sandbox, scan_by="auto", kill_after=250)
+
+    resumed = sync(sandbox, scan_by="auto", state=merge(first.state, killed.state))
+    third = sync(sandbox, scan_by="auto", state=resumed.state)
+
+    assert stream_state(third)["scan_by"] == "created_date"
+    assert is_complete(sandbox, killed, resumed, third)
+
+
+def test_reading_by_created_date_instead_is_resumed(serve: Serve) -> None:
+    """From the first window on, or from further down: but not by the cursor again."""
+    sandbox = serve(450, drops_nulls=True)
+    whole = sync(sandbox, scan_by="auto")
+    switched = next(
+        at
+        for at, message in enumerate(whole.messages)
+        if message["type"] == "STATE"
+        and message["value"]["bookmarks"]["customers"].get("scan_by") == "created_date"
+    )
+    for kill_after in (switched + 1, switched + 150):
+        killed = sync(sandbox, scan_by="auto", kill_after=kill_after)
+        sandbox.requests.clear()
+
+        again = sync(sandbox, scan_by="auto", state=killed.state)
+
+        assert is_complete(sandbox, killed, again)
+        assert not any("cursor=" in url for url in sandbox.urls)
+
+
+def test_deletes_are_announced_where_the_cursor_skips(serve: Serve) -> None:
+    sandbox = serve(450, drops_nulls=True)
+
+    output = full_table(sandbox, scan_by="auto")
+
+    assert is_complete(sandbox, output)
+    assert output.kinds == ["SCHEMA", "RECORD", "ACTIVATE_VERSION", "STATE"]
