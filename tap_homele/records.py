@@ -20,7 +20,7 @@ _encoder = msgspec.json.Encoder(decimal_format="number")
 # A value that is nested more deeply than this is kept as its JSON text.
 DEEPEST = 100
 
-# Takes the name of a field of a row and the row's id.
+# Is called with the name of a field and the id of a row.
 Notice = t.Callable[[str, int], None]
 
 # Makes a value fit a column, or raises MisfitError.
@@ -189,8 +189,8 @@ class Fitter:
     def _fit_any(self, row: t.Any) -> Record:
         if not isinstance(row, dict):
             raise MisfitError("is not an object")
-        row_id: t.Any = row.get("id")
-        if not _is_integer(row_id):
+        row_id, fits = _part(_integer, row.get("id"))  # PHP likes to write "42" for 42
+        if row_id is None or not fits:
             raise MisfitError("has no integer 'id'")
         record = self._empty.copy()
         extra: Record = {}
@@ -208,17 +208,14 @@ class Fitter:
                     extra[_free(key, extra, row) if misfit.rest else key] = item
         if extra:
             record[ADDITIONAL] = {k: _shallow(value) for k, value in extra.items()}
-            self._tell(extra, row_id)
-        return record
-
-    def _tell(self, extra: Record, row_id: int) -> None:
         for name in extra.keys() - self._noticed:
             self._noticed.add(name)
             self._notice(name, row_id)
+        return record
 
 
 def _shallow(value: t.Any) -> t.Any:
-    """Give what the SDK, which goes through a value level by level, can write."""
+    """Return a value that the SDK can write: it recurses, a level at a time."""
     level = [value]
     for _ in range(DEEPEST):
         level = [
@@ -236,14 +233,14 @@ def _shallow(value: t.Any) -> t.Any:
 
 
 def _free(name: str, *taken: Record) -> str:
-    """Give a name that no other field has: ``owner.email`` can be one of its own."""
+    """Return a name that no other field has: ``owner.email`` can be a field, too."""
     while any(name in names for names in taken):
         name += "*"
     return name
 
 
 def _fit_for(name: str, column: Record) -> Fit:
-    """Give what makes a value fit a column, or raises ``MisfitError``."""
+    """Return the function that makes a value fit a column."""
     if "properties" in column:
         parts = {part: _fit_for(part, of) for part, of in column["properties"].items()}
         return lambda value: _related(name, value, parts)
@@ -256,7 +253,7 @@ def _fit_for(name: str, column: Record) -> Fit:
 def _struct(
     name: str, columns: Record, required: t.Container[str] = ()
 ) -> type[msgspec.Struct]:
-    """Give what checks a row, or a related object, that is as it is documented."""
+    """Return the type of a row, or of a related object, as it is documented."""
     fields = []
     for column, schema in columns.items():
         if "properties" in schema:

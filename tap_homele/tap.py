@@ -36,7 +36,7 @@ _NOT_EACH_REQUEST = MetricExclusionFilter(
 
 
 class Writer(MsgSpecWriter):
-    """Hands on what was written with each state, not with each record."""
+    """Flushes stdout at each STATE, not at each RECORD."""
 
     def write_message(self, message: Message) -> None:
         """Write a message to standard output.
@@ -99,7 +99,7 @@ class TapHomele(Tap):
         return Session()
 
     def discover_streams(self) -> list[HomeleStream]:
-        """Give the streams of the catalog.
+        """Return the streams of the catalog.
 
         Meltano selects all that are there, so the expensive one is there if asked for.
         """

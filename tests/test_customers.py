@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from singer_sdk.exceptions import FatalAPIError
 
 from tests.sandbox.customers import make_customers
 from tests.singer import Output, catalog_of, sync
@@ -316,3 +317,31 @@ def test_page_size_is_customers_per_request(serve: Serve, page_size: int) -> Non
     pages = -(-21 // page_size)
     assert len(sandbox.requests) == pages + (pages > 1)
     assert sorted(output.ids) == sorted(sandbox.customers)
+
+
+@pytest.mark.parametrize("scan_by", ["auto", "created_date"])
+def test_an_id_may_be_text(serve: Serve, scan_by: str) -> None:
+    """PHP and its database drivers like to give integers as text."""
+    sandbox = serve(250)
+    sandbox.render = lambda row: row | {"id": str(row["id"])}
+
+    first = sync(sandbox, scan_by=scan_by, customer_details=True)
+
+    for stream in ("customers", "customer_details"):
+        records = first.records_of(stream)
+        assert {record["id"] for record in records} == set(sandbox.customers)
+        assert not any((r["additional_properties"] or {}).get("id") for r in records)
+    first.validate()
+    second = sync(sandbox, scan_by=scan_by, customer_details=True, state=first.state)
+    assert len(second.records_of("customers")) == 1
+
+
+@pytest.mark.parametrize(
+    "value", ["", "4 2", "042", "42.0", "x", True, 4.5, [42], None]
+)
+def test_any_other_id_is_an_error(serve: Serve, value: Any) -> None:
+    sandbox = serve(3)
+    sandbox.render = lambda row: row | {"id": value}
+
+    with pytest.raises(FatalAPIError, match=r"row 1 has no integer 'id'"):
+        sync(sandbox)

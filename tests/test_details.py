@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import random
+import re
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from tap_homele.tap import TapHomele
 from tests.readme import block
 from tests.sandbox import Sandbox, faults
 from tests.sandbox.customers import details_of
+from tests.sandbox.server import json_response
 from tests.singer import Output, catalog_of, sync
 from tests.test_postgres import as_lines, load
 
@@ -288,7 +290,9 @@ def test_the_list_and_the_details_share_one_rate_limit(
     # 2 pages, the head, 130 details: two windows are used up.
     assert len(sandbox.requests) - len(rejected(sandbox)) == 133
     assert len(waited) == len(rejected(sandbox)) == 2
-    assert "in 135 requests and 0 s, 122 s of them waiting." in logged(caplog)[-1]
+    assert re.search(
+        r"in 135 requests and \d s, 122 s of them waiting\.", logged(caplog)[-1]
+    )
 
 
 def rejected(sandbox: Sandbox) -> list[LoggedRequest]:
@@ -335,6 +339,28 @@ def test_whoever_was_deleted_meanwhile_is_passed_over(
         in logged(caplog)[-1]
     )
     assert output.state["bookmarks"]["customers"]["scan"] == []
+
+
+@pytest.mark.parametrize("status", [404])
+def test_a_404_of_stock_laravel_is_a_deleted_customer(
+    serve: Serve, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    """It has no envelope. That of a wrong address is an error, as before."""
+    caplog.set_level(logging.INFO)
+    sandbox = serve(50)
+    deleted, _ = sorted(sandbox.customers)[20:22]
+    message = "No query results for model [App\\\\Models\\\\Customer] 61"
+    sandbox.detail_faults[deleted] = lambda: json_response({"message": message}, status)
+
+    output = read(sandbox)
+
+    assert set(ids(output)) == set(sandbox.customers) - {deleted}
+    assert "49 read, 1 customers have none: deleted" in logged(caplog)[-1]
+    sandbox.detail_faults[deleted] = lambda: json_response(
+        {"message": "The route api/v2/customers/61 could not be found."}, status
+    )
+    with pytest.raises(FatalAPIError, match="There is no Homele API at this address"):
+        read(sandbox)
 
 
 @pytest.mark.parametrize(

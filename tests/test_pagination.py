@@ -133,3 +133,24 @@ def test_a_cursor_that_the_api_cannot_read_is_an_error(sandbox: Sandbox) -> None
     assert len(sandbox.requests) == 3
     sentence = "Page 3 of the list leads back to a page that was read already."
     assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("keys", [range(100), range(0, 200, 2)])
+def test_rows_by_number_are_a_page(sandbox: Sandbox, keys: range) -> None:
+    """As PHP writes a list with gaps, which Laravel makes of a filtered collection."""
+
+    def by_number(page: dict[str, Any]) -> None:
+        page["data"] = dict(zip(map(str, keys), page["data"], strict=True))
+
+    sandbox.fail(faults.page(sandbox, by_number), at=2)
+
+    assert sync(sandbox).ids == sync(sandbox).ids
+    assert len(sync(sandbox).ids) == 450
+
+
+@pytest.mark.parametrize("data", [{}, {"a": {"id": 1}}, {"0": {"id": 1}, "x": 2}])
+def test_any_other_object_is_no_page(sandbox: Sandbox, data: Any) -> None:
+    sandbox.fail(faults.page(sandbox, lambda page: page.update(data=data)), at=2)
+
+    with pytest.raises(FatalAPIError, match="'data' that is not a list"):
+        sync(sandbox)

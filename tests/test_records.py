@@ -292,7 +292,7 @@ def test_one_warning_for_each_field(
         ([CUSTOMER], "is not an object"),
         ({k: v for k, v in CUSTOMER.items() if k != "id"}, "has no integer 'id'"),
         (CUSTOMER | {"id": None}, "has no integer 'id'"),
-        (CUSTOMER | {"id": "7"}, "has no integer 'id'"),
+        (CUSTOMER | {"id": "07"}, "has no integer 'id'"),
         (CUSTOMER | {"id": True}, "has no integer 'id'"),
         (CUSTOMER | {"id": Decimal("7.0")}, "has no integer 'id'"),
         (CUSTOMER | {"id": 2**63}, "has no integer 'id'"),

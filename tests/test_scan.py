@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import logging
 import signal
@@ -803,6 +804,42 @@ def test_a_bookmark_that_is_not_a_time_reads_everything(
 
     assert len(output.ids) == 20
     assert "The bookmark is not a time: reading all customers." in caplog.messages
+
+
+def test_a_state_of_version_0_1_0_keeps_its_bookmark(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    sandbox = serve(300)
+    filters = {
+        "filter[query]": "a",
+        "filter[lead_status.id][]": None,
+        "filter[owner.id][]": [1],
+        "filter[lead_source.id][]": None,
+        "filter[priority.id]": None,
+        "filter[date_from]": None,
+        "filter[date_to]": None,
+    }
+    text = json.dumps([sandbox.api_url, filters], sort_keys=True)
+    old = {
+        "replication_key": "updated_at",
+        "replication_key_value": "2026-02-01T00:00:00+00:00",
+        "asked": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "scan_by": "cursor",
+        "missing": [3, 4],
+        "scan": [dict.fromkeys(OLD_CHECKPOINT)],
+    }
+    settings = {"filter_query": "a", "filter_owner_ids": [1]}
+
+    output = sync(sandbox, state={"bookmarks": {"customers": old}}, **settings)
+
+    since = {"start_date": "2026-02-01"} | settings
+    assert output.ids == sync(sandbox, **since).ids
+    assert len(infos(caplog)) == 1
+    assert {"asked", "missing"}.isdisjoint(stream_state(output.state))
+    # Other filters are noticed in it, too.
+    other = sync(sandbox, state={"bookmarks": {"customers": old}})
+    assert len(other.ids) == 300
 
 
 # Signals.

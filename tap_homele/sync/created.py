@@ -62,7 +62,7 @@ class Window(t.NamedTuple):
     rest: Iterator[Page]
 
     def __str__(self) -> str:
-        """Give the days in words."""
+        """Return the days in words."""
         first = str(day_of(self.first)) if self.first else "the first day"
         last = str(day_of(self.last)) if self.last <= LAST_DAY else "today"
         return first if first == last else f"{first} to {last}"
@@ -181,17 +181,17 @@ def windows(
             length = max(1, min(round(FILL * most / per_day), GROWTH * days))
             shorter = int(shrink * length)
         else:
-            # Nobody: perhaps nobody before either. If somebody was, in longer windows.
+            # Perhaps there are none before either; if there are, in longer windows.
             length, shorter = last + 1, GROWTH * days
 
 
 def find_margins(read: Read, days: Counter[int]) -> tuple[int, int]:
     """Ask whether the filters include their own day; give the margins of a window.
 
-    A query for a single day that shows different times includes that day at both ends,
-    in whatever time zone: a filter that compares with midnight shows one time, one that
-    leaves a day out shows nobody. The same for two days, of which the filter leaves out
-    the second.
+    A query for a single day that returns different times includes that day at both
+    ends, in whatever time zone: a filter that compares with midnight returns one time,
+    one that leaves its day out returns no customers. The same for two days, of which
+    the filter leaves out the second.
 
     Args:
         read: Sends a query.
@@ -241,5 +241,5 @@ def ordinal(day: date | None, default: int) -> int:
 
 
 def day_of(number: int) -> date:
-    """Give the day with an ordinal, or the nearest that there is."""
+    """Return the day with a number, or the nearest that there is."""
     return date.fromordinal(min(max(number, FIRST_DAY), LAST_DAY))

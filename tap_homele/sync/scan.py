@@ -224,7 +224,7 @@ class Scan:
         self.gap = sentence.rstrip(".")
 
     def leave_cursor(self, reason: str) -> None:
-        """Go on by created date, and send everybody: anybody may have been skipped."""
+        """Read by created date from now on. Send all: any may have been skipped."""
         logger.warning("%s Reading the list by created date, from now on.", reason)
         self.by_created_date, self.gap = True, ""
         self.bookmark = self.first_bookmark
