@@ -157,12 +157,12 @@ def setting_errors(  # noqa: C901
 
 def _is_day(value: str) -> bool:
     try:
-        return str(day_of(value)) == value
+        return str(to_date(value)) == value
     except ValueError:
         return False
 
 
-def day_of(value: str | None) -> date | None:
+def to_date(value: str | None) -> date | None:
     """Read a day such as 2026-01-31; None if there is none."""
     return date.fromisoformat(value) if value else None
 

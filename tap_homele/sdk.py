@@ -12,7 +12,7 @@ from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 
 from tap_homele import records
 from tap_homele.client import HomeleStream, printable
-from tap_homele.sync.scan import local_time
+from tap_homele.sync.scan import utc_now
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,10 +68,10 @@ class CustomerStream(HomeleStream):
             and not self.get_batch_config(self.config)
         )
 
-    def is_sent(self, record: records.Record) -> bool:
+    def passes_stream_maps(self, record: records.Record) -> bool:
         """Tell whether no stream map filters a record out.
 
-        One that takes the whole stream away is no filter: its child is wanted then.
+        One that removes the whole stream is no filter: its child is wanted then.
         """
         stream_map = self.stream_maps[0]
         return isinstance(
@@ -123,7 +123,7 @@ class CustomerStream(HomeleStream):
                     stream=stream_map.stream_alias,
                     record=mapped,
                     version=self._stream_version,
-                    time_extracted=local_time(),
+                    time_extracted=utc_now(),
                 )
 
     def activate_version(self) -> None:

@@ -1,9 +1,9 @@
 """The tap's own part of the state of the stream: read, checked, written.
 
 The bookmark is the SDK's: when a sync ends, the value in ``progress_markers``, cut to
-the signpost, becomes ``replication_key_value``. What stands beside it is typed here. A
-thing that may be missing is a list of at most one, emptied instead of removed, because
-Meltano merges states key by key.
+the signpost, becomes ``replication_key_value``. What stands beside it is typed here. An
+object that may be missing is a list of at most one: Meltano merges states key by key,
+so that a key would never go, and cannot merge an object into null.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ RESUMABLE = timedelta(days=7)
 logger = logging.getLogger(__name__)
 
 
-class FullScan(msgspec.Struct, kw_only=True):
-    """What the last full scan has left in the state.
+class LastScan(msgspec.Struct, kw_only=True):
+    """What the last complete scan has left in the state.
 
     Attributes:
         fingerprint: Of the list that the bookmark is for.
@@ -72,28 +72,30 @@ def start_scan(state: State, first: Scan, scan_by: str, *, incremental: bool) ->
         scan_by: The setting.
         incremental: Whether there is a bookmark, and a checkpoint to resume from.
     """
-    last = read_full_scan(state)
+    last = read_last_scan(state)
     bookmark = state.get("replication_key_value") if incremental else None
     reason = ""
     if last.fingerprint not in {None, first.fingerprint}:
-        last = FullScan()
+        last = LastScan()
         reason = (
             "The filters, the address or the streams are not those of the last run: "
             "reading all customers that match."
         )
-    elif scan_by == CREATED_DATE != last.scan_by:
+    elif scan_by == CREATED_DATE and last.scan_by != CREATED_DATE:
         reason = "The list was not read by created date so far: reading all customers."
-    elif not utc(bookmark):
+    elif bookmark and not utc(bookmark):
         reason = "The bookmark is not a time: reading all customers."
     if bookmark and reason:
         logger.warning(reason)
+        bookmark = None
     scan = replace(
         first,
-        bookmark=first.first_bookmark if reason else utc(bookmark),
-        by_created_date=CREATED_DATE in {scan_by, scan_by == AUTO and last.scan_by},
-        has_cross_check=scan_by == AUTO,
-        known_id=last.highest_id,
-        since=last.full_scan_started,
+        bookmark=utc(bookmark) or first.first_bookmark,
+        by_created_date=scan_by == CREATED_DATE
+        or (scan_by == AUTO and last.scan_by == CREATED_DATE),
+        is_cross_checked=scan_by == AUTO,
+        last_highest_id=last.highest_id,
+        last_started=last.full_scan_started,
         margins=last.margins,
         round=last.cross_check[0] if last.cross_check else None,
     )
@@ -123,9 +125,7 @@ def resume(scan: Scan, checkpoints: t.Any) -> str:  # noqa: PLR0911
     """Resume a scan where an earlier run was interrupted.
 
     The start of the scan carries over, and the signpost with it: what changed since
-    then on pages that were read already arrives with the next scan. The bookmark of a
-    full refresh carries over in any case: Meltano keeps the one of before beside its
-    checkpoint.
+    then on pages that were read already arrives with the next scan.
 
     Returns:
         Why the list is read from the top instead; empty, if the scan is resumed.
@@ -136,15 +136,17 @@ def resume(scan: Scan, checkpoints: t.Any) -> str:  # noqa: PLR0911
         return "its checkpoint is unreadable"
     is_later = (checkpoint.bookmark or "") > (scan.bookmark or "")
     if not is_later:
+        # Even if it cannot be resumed: it may be a full refresh, which has no bookmark,
+        # and then Meltano keeps the bookmark of the run before beside its checkpoint.
         scan.bookmark = checkpoint.bookmark
     if checkpoint.fingerprint != scan.fingerprint:
         return "it read with other filters, or from another address"
     if is_later:
         return "it began at a later bookmark"
-    age = sync_scan.local_time() - datetime.fromisoformat(checkpoint.started)
+    age = sync_scan.utc_now() - datetime.fromisoformat(checkpoint.started)
     if age > RESUMABLE:
         return f"it began more than {RESUMABLE.days} days ago"
-    scan.by_created_date |= scan.has_cross_check and checkpoint.by_created_date
+    scan.by_created_date |= scan.is_cross_checked and checkpoint.by_created_date
     if checkpoint.by_created_date != scan.by_created_date:
         return "it read the list in another way"
     if not checkpoint.cursor and not checkpoint.created_before:
@@ -153,16 +155,18 @@ def resume(scan: Scan, checkpoints: t.Any) -> str:  # noqa: PLR0911
     return ""
 
 
-def read_full_scan(state: State) -> FullScan:
-    """Read what the last full scan has left; nothing, if it is unreadable."""
-    # What version 0.1.0 wrote.
+def read_last_scan(state: State) -> LastScan:
+    """Read what the last scan has left; nothing, if it is unreadable.
+
+    Removes from the state what version 0.1.0 wrote, and reads that.
+    """
     state.pop("missing", None)
     known = {"fingerprint": state.pop("asked", None)} | state
     try:
-        return msgspec.convert(known, FullScan)
+        return msgspec.convert(known, LastScan)
     except msgspec.ValidationError:
-        logger.info("The state is of another shape: only its bookmark is used.")
-        return FullScan()
+        logger.info("The state has an unknown format: only its bookmark is used.")
+        return LastScan()
 
 
 def note_page(state: State, scan: Scan, page: Page | None) -> None:
@@ -177,15 +181,15 @@ def note_page(state: State, scan: Scan, page: Page | None) -> None:
     state["cross_check"] = msgspec.to_builtins([scan.round] if scan.round else [])
     # What the SDK makes the bookmark of.
     state["replication_key_signpost"] = scan.signpost
-    if scan.newest:
-        markers = {
-            "replication_key": "updated_at",
-            "replication_key_value": scan.newest,
-        }
+    if newest := scan.next_bookmark:
+        markers = {"replication_key": "updated_at", "replication_key_value": newest}
         state.setdefault("progress_markers", {}).update(markers)
-    # The last page leads nowhere, so the checkpoint before it stays. Where it is the
-    # only one, the state must still say that a scan, a full refresh say, has not ended.
-    if page and (page.next_cursor or page.created_before or not state.get("scan")):
+    if page is None:
+        return
+    # A page that leads nowhere keeps the checkpoint before it. If there is none, it
+    # makes one: the next run must know of a full refresh, say, that was cut short.
+    leads_on = page.next_cursor or page.created_before
+    if leads_on or not state["scan"]:
         state["scan"] = msgspec.to_builtins([scan.checkpoint(page)])
 
 
@@ -194,10 +198,10 @@ def note_end(state: State, scan: Scan, *, incremental: bool) -> None:
     if incremental:
         note_page(state, scan, None)
         state["scan"] = []
-    ended = FullScan(
+    ended = LastScan(
         fingerprint=scan.fingerprint,
         full_scan_started=scan.progress.started,
-        highest_id=max(scan.progress.highest_id, scan.known_id or 0),
+        highest_id=max(scan.progress.highest_id, scan.last_highest_id or 0),
         scan_by=CREATED_DATE if scan.by_created_date else None,
         margins=scan.margins,
         cross_check=[scan.round] if scan.round else [],

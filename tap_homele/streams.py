@@ -32,8 +32,9 @@ if t.TYPE_CHECKING:
 
     from tap_homele.sync.scan import Page
 
-# If so many customers are asked for, and none has details, they are not all deleted.
-MOST_MISSING = 20
+# If the first so many requests for details are all answered with 404, it is not because
+# all these customers were deleted.
+MAX_MISSING = 20
 
 # How often the log says how many details have been read, in seconds.
 REPORT_EVERY = 60
@@ -105,8 +106,9 @@ class CustomersStream(CustomerPages):
     replication_key = "updated_at"
     schema: t.ClassVar = th.PropertiesList(*COLUMNS, ADDITIONAL).to_dict()
 
-    # How many customers were read, and sent; when the log said last how far it is.
-    _read = _sent = 0
+    # How many rows were read, and how many of them had changed; when the log said last
+    # how far it is.
+    _rows_read = _changed = 0
     _reported = 0.0
 
     def get_records(self, context: Context | None) -> Iterator[records.Record]:
@@ -116,13 +118,13 @@ class CustomersStream(CustomerPages):
         scan = self._start_scan()
         for page in sync.pages(self.read, scan, lambda: self.session.requests_left):
             changed = scan.changed(page)
-            # Now, because the SDK removes the columns that are not selected.
-            customer_ids = [r["id"] for r in changed if self.is_sent(r)]
+            # Before the SDK gets the records: it removes deselected columns from them.
+            customer_ids = [r["id"] for r in changed if self.passes_stream_maps(r)]
             yield from changed
             self._read_details(customer_ids)
             self._write_progress(scan, page)
-            self._read += len(page.records)
-            self._sent += len(changed)
+            self._rows_read += len(page.records)
+            self._changed += len(changed)
         self._finish(scan)
         self._summarize(scan, time.monotonic() - began)
 
@@ -135,18 +137,17 @@ class CustomersStream(CustomerPages):
     def _start_scan(self) -> Scan:
         """Make the scan of this run from the settings and the state."""
         settings = self.config
-        days = settings.get("filter_created_from"), settings.get("filter_created_to")
-        # A new table needs all customers, so the tables are a part of the fingerprint.
+        start_date = settings.get("start_date") if self.is_incremental else None
+        # A new table needs all customers, so what differs from the default, the list
+        # alone, is a part of the fingerprint.
         tables = {} if self.selected else {self.name: False}
         tables |= {self.details.name: True} if self.details else {}
         filters = config.filters_of(settings)
         first = Scan(
             fingerprint=state.fingerprint(self.url_base, filters, tables),
-            first_bookmark=records.utc(
-                self.is_incremental and settings.get("start_date")
-            ),
-            created_from=config.day_of(days[0]),
-            created_to=config.day_of(days[1]),
+            first_bookmark=records.utc(start_date),
+            created_from=config.to_date(settings.get("filter_created_from")),
+            created_to=config.to_date(settings.get("filter_created_to")),
             announces_deletes=self.announces_deletes,
         )
         return state.start_scan(
@@ -170,18 +171,19 @@ class CustomersStream(CustomerPages):
         if not self.is_incremental:
             return
         batches = self.get_batch_config(self.config)
-        # With batches of details, a state comes before the customers in an open batch.
+        # The SDK writes a STATE with each batch of details. Then customers of this page
+        # may still be in an open batch, so there must be no checkpoint after them.
         resumable = None if batches and self.details else page
         state.note_page(self.get_context_state(None), scan, resumable)
-        if not batches:  # or else the SDK writes the state after each batch
+        if not batches:  # with batches the SDK writes the state, after each
             self._tap.state_writer.write_state(self.tap_state)
 
     def _finish(self, scan: Scan) -> None:
         """Write the end of the scan into the state, and activate the version."""
         own_state = self.get_context_state(None)
         state.note_end(own_state, scan, incremental=self.is_incremental)
-        if self.announces_deletes and scan.gap:
-            self.logger.warning("No customer is marked as deleted: %s.", scan.gap)
+        if self.announces_deletes and scan.gaps:
+            self.logger.warning("No customer is marked as deleted: %s.", scan.gaps[0])
         elif self.announces_deletes:
             self.activate_version()
             if self.details:
@@ -189,29 +191,34 @@ class CustomersStream(CustomerPages):
 
     def _summarize(self, scan: Scan, seconds: float) -> None:
         """Log in one line what this run has done."""
-        said = (
-            f"customers: {self._sent:,} changed of {self._read:,} read, in "
-            f"{self.session.requests:,} requests and {seconds:.0f} s"
+        session, details = self.session, self.details
+        done = (
+            f"customers: {self._changed:,} changed of {self._rows_read:,} read, in "
+            f"{session.requests:,} requests and {seconds:.0f} s"
         )
-        if self.session.seconds_waited:
-            said += f", {self.session.seconds_waited:.0f} s of them waiting"
-        if self.details:
-            said += f". customer_details: {self.details.found:,} read"
-            if self.details.missing:
-                said += f", {self.details.missing:,} customers have none: deleted"
-        if self.is_incremental and scan.newest:
-            bookmark = min(scan.newest, scan.signpost).replace("+00:00", "Z")
-            said += f". The next run starts from {bookmark}"
-        self.logger.info("%s.", ". ".join(filter(None, (said, scan.gap))))
+        if session.seconds_waited:
+            done += f", {session.seconds_waited:.0f} s of them waiting"
+        parts = [done]
+        if details:
+            deleted = f", {details.missing:,} deleted" if details.missing else ""
+            parts.append(f"customer_details: {details.found:,} read{deleted}")
+        if self.is_incremental and scan.next_bookmark:
+            bookmark = min(scan.next_bookmark, scan.signpost).replace("+00:00", "Z")
+            parts.append(f"The next run starts from {bookmark}")
+        self.logger.info("%s.", ". ".join(parts + scan.gaps))
 
 
 class CustomerDetailsStream(CustomerStream):
-    """All that Homele knows of each customer that the list has sent."""
+    """All that Homele knows of each customer that the list has sent.
+
+    The list calls its ``sync`` once for each page. The SDK would call it once for each
+    record, and write a SCHEMA and a STATE each time.
+    """
 
     name = "customer_details"
     path = "/customers/{customer_id}"
     parent_stream_type = CustomersStream
-    ignore_parent_replication_key = False  # or else the SDK makes the list a full table
+    ignore_parent_replication_key = False  # so that the list stays incremental
     state_partitioning_keys = ()  # no state for each customer
     has_unknown_fields = True
     schema: t.ClassVar = th.PropertiesList(
@@ -236,7 +243,7 @@ class CustomerDetailsStream(CustomerStream):
         return SinglePagePaginator()
 
     def validate_response(self, response: requests.Response) -> None:
-        """Check an answer; that a customer is gone is one.
+        """Check an answer. That there is no such customer is a valid one.
 
         Raises:
             RetriableAPIError: If the same request may succeed later.
@@ -259,14 +266,16 @@ class CustomerDetailsStream(CustomerStream):
             PageError: If it is another customer, or none; or if none of the first
                 customers has details.
         """
+        # The URL is the tap's own: redirects are not followed.
         customer_id = int(response.url.rpartition("/")[2])
         if is_gone(response):
             self.missing += 1
-            if self.missing == MOST_MISSING and not self.found:
+            if self.missing == MAX_MISSING and not self.found:
                 raise PageError(
-                    f"Homele has no details of any of the first {MOST_MISSING} "
-                    "customers, which are in its list. Run the tap again; if it stays "
-                    "so, set customer_details to false, and tell Homele's support."
+                    f"Homele has no details of any of the first {MAX_MISSING} "
+                    "customers, which are in its list. Run the tap again; if the "
+                    "problem persists, set customer_details to false, and tell "
+                    "Homele's support."
                 )
             return
         answered = f"Homele was asked for customer {customer_id}, and answered with"
@@ -284,10 +293,17 @@ class CustomerDetailsStream(CustomerStream):
         yield record
 
     def finish_table(self) -> None:
-        """Activate the version, unless details of living customers may be missing."""
-        self.sync({"customer_ids": []})  # an empty list empties the table, too
+        """Activate the version, unless details were missing.
+
+        A 404 should mean that the customer was deleted, but a target cannot undo it.
+        """
+        # Begins a version even if there were no customers, so that old rows go.
+        self.sync({"customer_ids": []})
         if self.missing:
-            self.logger.warning("No details are marked as deleted in this run.")
+            self.logger.warning(
+                "No details are marked as deleted: Homele has none of %d customers.",
+                self.missing,
+            )
         else:
             self.activate_version()
 
@@ -300,6 +316,9 @@ def is_gone(response: requests.Response) -> bool:
 
     A 404 of a proxy is a page in HTML, and that of a wrong address has another message.
     """
-    body = body_of(response) if response.status_code == HTTPStatus.NOT_FOUND else {}
-    message = str(body.get("message"))  # stock Laravel has no "success"
-    return body.get("success") is False or message.startswith("No query results")
+    if response.status_code != HTTPStatus.NOT_FOUND:
+        return False
+    body = body_of(response)
+    # The documented answer, and that of stock Laravel.
+    is_documented = body.get("success") is False
+    return is_documented or str(body.get("message")).startswith("No query results")

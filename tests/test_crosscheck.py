@@ -106,7 +106,7 @@ def company(
     company = Company(serve(0))
     company.waited = waited
     for module in (scan, created):
-        monkeypatch.setattr(module, "local_time", lambda: company.now)
+        monkeypatch.setattr(module, "utc_now", lambda: company.now)
     return company
 
 

@@ -100,7 +100,7 @@ def test_the_local_clock_where_the_server_has_none_or_is_ahead(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, header: str
 ) -> None:
     local = datetime(2026, 3, 1, 12, 0, 0, 250000, tzinfo=timezone.utc)
-    monkeypatch.setattr("tap_homele.sync.scan.local_time", lambda: local)
+    monkeypatch.setattr("tap_homele.sync.scan.utc_now", lambda: local)
     sandbox = serve(1, clock=lambda: local.timestamp() + 7200)
     (customer_id,) = sandbox.customers
     sandbox.edit(customer_id)
@@ -347,7 +347,7 @@ def test_a_list_in_another_order_is_named_and_not_closed(
     assert len(sandbox.requests) == PAGES
     assert sorted(output.ids) == sorted(sandbox.customers)
     assert output.of("ACTIVATE_VERSION") == []
-    assert [m for m in caplog.messages if "does not run by last activity" in m]
+    assert [m for m in caplog.messages if "is not sorted by last activity" in m]
 
 
 def test_a_list_that_does_not_hold_still_is_named(

@@ -44,7 +44,7 @@ def play(
     clock = SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic)
     monkeypatch.setattr("backoff._sync.time", clock)
     for module in (scan, created):
-        monkeypatch.setattr(module, "local_time", lambda: playing[-1].local_time)
+        monkeypatch.setattr(module, "utc_now", lambda: playing[-1].local_time)
     # The version of a full table is the second in which the tap began.
     initialized_at = property(lambda _: int(playing[-1].local_time.timestamp() * 1000))
     monkeypatch.setattr(TapHomele, "initialized_at", initialized_at)
@@ -134,7 +134,7 @@ def test_the_clock_of_the_server_is_needed(
     after = Progress.after
 
     def by_ours(self: Progress, page: Page) -> Progress:
-        return after(self, page._replace(at=scan.local_time().isoformat()))
+        return after(self, page._replace(at=scan.utc_now().isoformat()))
 
     monkeypatch.setattr(Progress, "after", by_ours)
 
@@ -144,7 +144,7 @@ def test_the_clock_of_the_server_is_needed(
 def test_the_last_activity_is_needed_to_tell_what_changed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Page, "active_until", lambda *_: "")
+    monkeypatch.setattr(Page, "latest_activity", lambda *_: "")
 
     assert "last_activity_at" in lose(play)
 

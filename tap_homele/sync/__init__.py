@@ -1,7 +1,13 @@
 """How one sync reads the list: which pages, in which order.
 
-Every other file here is about one hazard of the API. They take pages and give pages:
-nothing here knows HTTP, the SDK, or how the state is spelled.
+``scan.py`` has the values; every other file here is about one hazard of the API. They
+take pages and return pages: nothing here knows HTTP, the SDK, or how the state looks.
+
+- *sync*: one run of a stream.
+- *scan*: one reading of the whole list; in several syncs, if it is interrupted.
+- *head*: the top of the list, where customers with new activities are.
+- *window*: the customers created between two days.
+- *round*: a comparison of all created dates with what the cursor returned.
 """
 
 from __future__ import annotations
@@ -31,10 +37,11 @@ def pages(
     """
     if scan.by_created_date:
         itinerary = by_created_date(read, scan)
-    elif scan.has_cross_check:
+    elif scan.is_cross_checked:
         itinerary = cross_checked(read, scan, requests_left)
     else:
         itinerary = by_cursor(read, scan)
     for page in itinerary:
+        # While the first page is on its way to here, the scan has no start yet.
         scan.progress = scan.progress.after(page)
         yield page

@@ -1,9 +1,10 @@
 """Read the list by created date, window by window, which needs no cursor.
 
-Stock Laravel's cursor skips customers: those without an activity on every page but the
-first (MySQL, SQLite), and those that share the cursor's second where the column holds
-parts of a second. A created date does not change, so a window of created dates that
-fits on one page is complete: one answer, nothing moves, nothing is skipped.
+Stock Laravel's cursor skips customers. It asks for those *below* the last activity of
+the page before, so customers without one are on no page but the first (MySQL, SQLite),
+and those that share its second are skipped where the column holds parts of a second. A
+created date does not change, so a window of created dates that fits on one page is
+complete: one answer, nothing moves, nothing is skipped.
 
 Whether the filters ``date_from`` and ``date_to`` include their own day, and in which
 time zone a day begins, is not documented. Where one of them leaves its day out, a
@@ -19,7 +20,7 @@ from collections import Counter
 from datetime import date
 
 from tap_homele.errors import PageError, ServerError
-from tap_homele.sync.scan import Query, local_time
+from tap_homele.sync.scan import Query, utc_now
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +74,7 @@ def by_created_date(
 ) -> Iterator[Page]:
     """Yield every page of the list, the newest created dates first.
 
-    Sets ``scan.gap`` if a customer can have been missed.
+    Adds to ``scan.gaps`` if a customer can have been missed.
 
     Args:
         read: Sends a query.
@@ -117,12 +118,12 @@ def by_created_date(
                 "were read by the cursor, which may skip others."
             )
     if unreadable:
-        # The next run reads the whole list again.
+        # A checkpoint that leaves all days to do: the next run reads the whole list.
         yield page._replace(records=[], next_cursor=None, created_before=date.max)
         raise PageError(
             f"Of the customers created on {', '.join(unreadable)} more follow, and "
             "Homele fails to follow its own cursor to them. All others were read. Tell "
-            "Homele's support; until it is mended, each run ends like this."
+            "Homele's support; until it is fixed, each run fails like this."
         )
 
 
@@ -141,26 +142,19 @@ def windows(
     Raises:
         PageError: If a window cannot be read.
     """
-    lowest = ordinal(scan.created_from, BEFORE_ALL)
-    highest = ordinal(scan.created_to, LAST_DAY + 1)
+    lowest, highest = bounds_of(scan)
     last = min(highest, ordinal(before, highest + 1) - 1)
-    today = scan.progress.started or local_time().isoformat()
-    top = max(lowest, newest or created_on({"created_at": today}))
-    margins = scan.margins or BOTH_MARGINS
-    per_day, most, ahead, shrink = 0.0, MAX_PAGE_SIZE, 1, SHRINK
-    shorter = int(shrink * length)
+    today = day_number(scan.progress.started or utc_now().isoformat())
+    # The last window has an open end, but no customers are expected after this day.
+    top = max(lowest, newest or today)
+    # The length to try if this one is too long, and the one after that: if the estimate
+    # is far off, it takes few requests to get down to a day.
+    shorter, shrink = int(SHRINK * length), SHRINK**2
+    per_day, most, ahead = 0.0, MAX_PAGE_SIZE, 1
     while last >= lowest:
         end = min(last, top)
         first = max(lowest, end - length + 1)
-        # The open ends of the filters stay open.
-        query = Query(
-            created_from=day_of(max(lowest, first - margins[0]))
-            if first > lowest
-            else scan.created_from,
-            created_to=day_of(min(highest, last + margins[1]))
-            if last < highest
-            else scan.created_to,
-        )
+        query = window_query(scan, first, last)
         pages = read(query)
         page = next(pages)
         check_created(query, page)
@@ -170,45 +164,66 @@ def windows(
             length, shorter, shrink = max(1, shorter), int(shrink * shorter), shrink**2
             continue
         if page.next_cursor and end < min(last, LAST_DAY):
-            # Created in the future: go there first.
+            # There are created dates in the future: go there first.
             top, ahead = min(end + ahead, LAST_DAY), 2 * ahead
             continue
         yield Window(first, last, page, pages)
-        last, days, shrink = first - 1, end - first + 1, SHRINK
+        last, days = first - 1, end - first + 1
         if page.records:
             found = len(page.records) / days
             per_day = (per_day + found) / 2 if per_day else found
             length = max(1, min(round(FILL * most / per_day), GROWTH * days))
-            shorter = int(shrink * length)
+            shorter = int(SHRINK * length)
         else:
             # Perhaps there are none before either; if there are, in longer windows.
             length, shorter = last + 1, GROWTH * days
+        shrink = SHRINK**2
+
+
+def bounds_of(scan: Scan) -> tuple[int, int]:
+    """Return the first and the last day that the filters let through."""
+    first = ordinal(scan.created_from, BEFORE_ALL)
+    return first, ordinal(scan.created_to, LAST_DAY + 1)
+
+
+def window_query(scan: Scan, first: int, last: int) -> Query:
+    """Make the query for a window; where the filters have an open end, it has one."""
+    lowest, highest = bounds_of(scan)
+    before, after = scan.margins or BOTH_MARGINS
+    created_from, created_to = scan.created_from, scan.created_to
+    if first > lowest:
+        created_from = day_of(max(lowest, first - before))
+    if last < highest:
+        created_to = day_of(min(highest, last + after))
+    return Query(created_from=created_from, created_to=created_to)
 
 
 def find_margins(read: Read, days: Counter[int]) -> tuple[int, int]:
-    """Ask whether the filters include their own day; give the margins of a window.
+    """Ask whether the filters include their own day; return the margins of a window.
 
-    A query for a single day that returns different times includes that day at both
-    ends, in whatever time zone: a filter that compares with midnight returns one time,
-    one that leaves its day out returns no customers. The same for two days, of which
-    the filter leaves out the second.
+    - A query for a single day that returns different times: both include it, in
+      whatever time zone. (A filter that compares with midnight returns one time, one
+      that leaves its day out none.) No margins.
+    - The same for that day and the next one: the end leaves its own day out. A day more
+      at the end.
+    - Otherwise it is not known: a day more at both ends.
 
     Args:
         read: Sends a query.
         days: How many customers are known to have been created on which day.
     """
     tried = [day for day, count in days.most_common(TRIED_DAYS) if day and count > 1]
-    for after in (0, 1):
+    for extra_days in (0, 1):
         for day in tried:
-            query = Query(created_from=day_of(day), created_to=day_of(day + after))
+            query = Query(created_from=day_of(day), created_to=day_of(day + extra_days))
             page = next(read(query))
             check_created(query, page)
             times = {r["created_at"] for r in page.records if r["created_at"]}
             if len(times) > 1:
                 # A day begins up to fourteen hours before that of UTC, so what was
                 # created before ten o'clock does not belong to the second day.
-                is_first = after == 0 or min(times) < f"{day_of(day)}T10"
-                return (0, after) if is_first else BOTH_MARGINS
+                is_first = not extra_days or min(times) < f"{day_of(day)}T10"
+                return (0, extra_days) if is_first else BOTH_MARGINS
     return BOTH_MARGINS
 
 
@@ -231,8 +246,12 @@ def check_created(query: Query, page: Page) -> None:
 
 def created_on(record: Record) -> int:
     """Return the day, UTC, on which a customer was created; 0, if it is not known."""
-    at: str | None = record["created_at"]
-    return date.fromisoformat(at[: len("2026-02-15")]).toordinal() if at else 0
+    return day_number(record["created_at"]) if record["created_at"] else 0
+
+
+def day_number(moment: str) -> int:
+    """Return the day of a time, as a number."""
+    return date.fromisoformat(moment[: len("2026-02-15")]).toordinal()
 
 
 def ordinal(day: date | None, default: int) -> int:

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from tap_homele.errors import PageError, ServerError
 from tap_homele.sync import created
-from tap_homele.sync.cursor import SECOND, by_cursor
+from tap_homele.sync.cursor import by_cursor, to_second
 from tap_homele.sync.scan import MIDNIGHT, Page, Round
 
 if t.TYPE_CHECKING:
@@ -45,50 +45,72 @@ class NoRequestsLeftError(Exception):
     """Another request would have to wait for the rate limit."""
 
 
+class Hint(t.NamedTuple):
+    """What is known of the created dates, for the first window.
+
+    Attributes:
+        length: How many days a window should have.
+        newest: The newest day with customers, as a number.
+    """
+
+    length: int
+    newest: int
+
+
 class Walk:
-    """What a run has returned by the cursor. It takes eight bytes for each customer."""
+    """What a run has returned by the cursor. It takes eight bytes for each customer.
+
+    Attributes:
+        page_count: How many pages.
+        ids: The ids of the customers.
+        per_day: How many customers were created on which day.
+    """
 
     def __init__(self) -> None:
         """Begin with no page."""
-        self.pages = 0
+        self.page_count = 0
         self.ids = array("q")
         self.per_day: Counter[int] = Counter()
-        # The second of the last activity before the border of two pages; None, if no
-        # cursor led over it. And what was seen on pages that a cursor led to.
+        # What was seen on pages that a cursor led to.
+        self._had_empty_page = self._had_null = self._had_shared_second = False
+        # The second of the last activity on the page before; None, if no page follows.
         self._border: str | None = None
-        self._seen: set[str] = set()
 
     def add(self, page: Page) -> None:
         """Take note of a page."""
-        self.pages += 1
+        self.page_count += 1
         self.ids.extend(record["id"] for record in page.records)
         self.per_day.update(map(created.created_on, page.records))
         activities = [record["last_activity_at"] or "" for record in page.records]
         if self._border is not None:
-            self._seen |= {"no activity"} if "" in activities else set()
-            self._seen |= {"empty page"} if not activities else set()
-            if activities and activities[0][SECOND] == self._border > "":
-                self._seen.add("shared second")
-        last = activities[-1] if activities else ""
-        # At midnight it may be a day, and a cursor that holds days gets those right.
-        self._border = last[SECOND] * (not last.endswith(MIDNIGHT))
-        if not page.next_cursor:
-            self._border = None
+            self._had_empty_page |= not activities
+            self._had_null |= "" in activities
+            if self._border and activities:
+                self._had_shared_second |= to_second(activities[0]) == self._border
+        self._border = None
+        if page.next_cursor:
+            # Midnight may stand for a day. A cursor that holds days skips customers of
+            # the same day, but none at its midnight, so that would prove nothing.
+            last = activities[-1]
+            self._border = "" if last.endswith(MIDNIGHT) else to_second(last)
 
     @property
-    def is_proof(self) -> bool:
-        """Whether a cursor has led to all the customers that a cursor can skip."""
-        return self.pages == 1 or self._seen == {"no activity", "shared second"}
+    def proves_the_cursor(self) -> bool:
+        """Whether cursors have led to both kinds of customers that one can skip."""
+        return self.page_count == 1 or (
+            self._had_null and self._had_shared_second and not self._had_empty_page
+        )
 
     @property
-    def window(self) -> tuple[int, int]:
-        """How many days a window should have, and the newest day with customers."""
-        newest, oldest = max(self.per_day), min(filter(None, self.per_day), default=0)
-        per_day = len(self.ids) / (newest - oldest + 1)
-        return round(created.FILL * created.MAX_PAGE_SIZE / per_day) or 1, newest
+    def hint(self) -> Hint:
+        """What is known of the created dates."""
+        days = [day for day in self.per_day if day] or [0]
+        per_day = len(self.ids) / (max(days) - min(days) + 1)
+        length = round(created.FILL * created.MAX_PAGE_SIZE / max(per_day, 0.001))
+        return Hint(length or 1, max(days))
 
-    def lacks(self, records: list[Record]) -> list[Record]:
-        """Return the customers that the cursor did not return."""
+    def missing(self, records: list[Record]) -> list[Record]:
+        """Return those customers that the cursor did not return."""
         missing = {record["id"] for record in records}.difference(self.ids)
         return [record for record in records if record["id"] in missing]
 
@@ -98,7 +120,7 @@ def cross_checked(
 ) -> Iterator[Page]:
     """Yield every page of the list by its cursor, and compare; or by created date.
 
-    Sets ``scan.gap`` if a customer can have been missed.
+    Adds to ``scan.gaps`` if a customer can have been missed.
     """
     walk = Walk()
     try:
@@ -106,16 +128,16 @@ def cross_checked(
             walk.add(page)
             yield page
     except ServerError:
-        if not walk.pages:
+        if not walk.page_count:
             raise
         scan.leave_cursor("Homele fails to follow its own cursor.")
     else:
         if scan.resumes:
-            scan.gap = "Cross-check: not in a run that resumed another"
-        elif not walk.is_proof:
+            scan.gaps.append("Cross-check: not in a run that resumed another")
+        elif not walk.proves_the_cursor:
             yield from compare(read, scan, walk, requests_left)
     if scan.by_created_date:
-        yield from created.by_created_date(read, scan, *walk.window)
+        yield from created.by_created_date(read, scan, *walk.hint)
 
 
 def compare(
@@ -123,12 +145,13 @@ def compare(
 ) -> Iterator[Page]:
     """Yield the customers that came since the scan began, and look for skipped ones.
 
-    Leaves the cursor if there are some. Keeps ``scan.round`` up to date, and sets
-    ``scan.gap`` unless this run has compared all customers.
+    Leaves the cursor if there are some. Keeps ``scan.round`` up to date, and adds to
+    ``scan.gaps`` unless this run has compared all customers.
     """
     started = scan.progress.started or ""
-    is_new = scan.announces_deletes or is_over(scan.round, started)
-    scan.round = scan.round if scan.round and not is_new else Round(began=started)
+    # What is announced to be deleted must be compared in this very run.
+    is_new_round = scan.announces_deletes or is_round_due(scan.round, started)
+    scan.round = scan.round if scan.round and not is_new_round else Round(began=started)
     requests = itertools.count()
 
     def read_now(query: Query) -> Iterator[Page]:
@@ -141,7 +164,7 @@ def compare(
 
     try:
         for window in windows_to_compare(read, read_now, scan, walk):
-            missing = walk.lacks(window.page.records)
+            missing = walk.missing(window.page.records)
             skipped = [r for r in missing if not is_newer(r, scan.signpost)]
             if skipped:
                 scan.leave_cursor(
@@ -157,12 +180,13 @@ def compare(
                 )
             yield Page(missing, window.page.at)
         scan.round = replace(scan.round, done=True)
-        if not is_new:
+        if not is_new_round:
+            # An import with older dates, and without activities, waits for it.
             again = datetime.fromisoformat(scan.round.began) + ROUND_EVERY
-            scan.gap = f"Cross-check: the next round begins on {again.date()}"
+            scan.gaps.append(f"Cross-check: the next round begins on {again.date()}")
     except NoRequestsLeftError:
         compared = min(scan.round.compared, len(walk.ids))
-        scan.gap = (
+        scan.gaps.append(
             f"Cross-check: {compared:,} of {len(walk.ids):,} customers compared, none "
             "skipped; the next run goes on"
         )
@@ -187,16 +211,17 @@ def windows_to_compare(
     if scan.margins is None:
         with contextlib.suppress(NoRequestsLeftError):
             scan.margins = created.find_margins(read_now, walk.per_day)
-    if scan.since:
-        spare_day = created.created_on({"created_at": scan.since}) - 1
-        for window in created.windows(read, scan, None, *walk.window):
+    if scan.last_started:
+        day_before = created.day_number(scan.last_started) - 1
+        for window in created.windows(read, scan, None, *walk.hint):
             yield window
-            if window.first <= spare_day:
+            if window.first <= day_before:
                 break
     if scan.round and not scan.round.done:
         before = scan.round.created_before
-        for window in created.windows(read_now, scan, before, *walk.window):
+        for window in created.windows(read_now, scan, before, *walk.hint):
             yield window
+            # Now it has been compared, and its customers sent.
             scan.round = replace(
                 scan.round,
                 created_before=created.day_of(window.first),
@@ -210,8 +235,8 @@ def is_newer(record: Record, moment: str) -> bool:
     return any(at and at >= moment for at in times)
 
 
-def is_over(round_: Round | None, now: str) -> bool:
-    """Tell whether a round is due: there is none, or it began long ago."""
+def is_round_due(round_: Round | None, now: str) -> bool:
+    """Tell whether a round is to begin: there is none, or it began long ago."""
     if round_ is None:
         return True
     age = datetime.fromisoformat(now) - datetime.fromisoformat(round_.began)

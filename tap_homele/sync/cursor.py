@@ -28,42 +28,42 @@ COMMIT_LAG = timedelta(minutes=1)
 # After so many rereads the list is busier than we are fast.
 MAX_REREADS = 10
 
-# The parts of a time that are its day, and all until its second.
-DAY, SECOND = slice(len("2026-02-15")), slice(len("2026-02-15T09:45:00"))
-
 logger = logging.getLogger(__name__)
 
 
 def by_cursor(read: Read, scan: Scan) -> Iterator[Page]:
     """Yield every page of the list, and then the customers that moved meanwhile.
 
-    Sets ``scan.gap`` if a customer can have been missed.
+    Adds to ``scan.gaps`` if a customer can have been missed.
     """
-    pages, last, in_order, holds_days = 0, "", True, True
-    # The times of the customers that were active since the scan began.
-    sent: dict[int, tuple[str, str]] = {}
+    page_count = 0
+    last_activity = ""
+    is_sorted = has_days_only = True
+    # The times of the customers that were active since the scan began, as last seen.
+    seen: dict[int, tuple[str, str]] = {}
     for page in from_checkpoint(read, scan):
-        pages += 1
-        activities = page.activities
+        page_count += 1
+        activities = [at for at in (last_activity, *page.activities) if at]
         # The list may be sorted by parts of a second that the API does not write.
-        seconds = [at[SECOND] for at in (last, *activities) if at]
-        in_order &= seconds == sorted(seconds, reverse=True)
-        last = activities[-1] if activities else last
-        holds_days &= page.holds_days
+        seconds = [to_second(at) for at in activities]
+        is_sorted &= seconds == sorted(seconds, reverse=True)
+        has_days_only &= page.has_days_only or not page.activities
+        last_activity = activities[-1] if activities else ""
         since = scan.signpost or earlier(page.at, OVERLAP)
-        sent |= {r["id"]: times_of(r) for r in page.active_since(since)}
+        seen |= {r["id"]: times_of(r) for r in page.active_since(since)}
         yield page
-    if pages == 1 and not scan.resumes:
+    if page_count == 1 and not scan.resumes:
         return  # one answer: nothing moved while it was read
-    if not in_order:
+    if not is_sorted:
         scan.warn(
-            "The list does not run by last activity, as expected: a customer that "
+            "The list is not sorted by last activity, as expected: a customer that "
             "moved while it was read arrives with the next run only."
         )
         return
-    for page in reread_head(read, scan, holds_days=holds_days and last > ""):
-        moved = [r for r in page.records if sent.get(r["id"]) != times_of(r)]
-        sent |= {r["id"]: times_of(r) for r in moved}
+    has_days_only &= last_activity > ""
+    for page in reread_days(read, scan) if has_days_only else reread_head(read, scan):
+        moved = [r for r in page.records if seen.get(r["id"]) != times_of(r)]
+        seen |= {r["id"]: times_of(r) for r in moved}
         # Without the cursor: the next run resumes where the list itself was left.
         yield page._replace(records=moved, next_cursor=None)
 
@@ -91,38 +91,47 @@ def from_checkpoint(read: Read, scan: Scan) -> Iterator[Page]:
             "(%s). Reading from the top of the list.",
             reason,
         )
-        scan.progress = Progress()
+        scan.resumes, scan.progress = None, Progress()
     yield from read(Query())
 
 
-def reread_head(read: Read, scan: Scan, *, holds_days: bool) -> Iterator[Page]:
+def reread_head(read: Read, scan: Scan) -> Iterator[Page]:
     """Yield the customers that were active since the scan began.
 
-    Repeats until those that moved fit on one page, because one answer cannot move. In a
-    list that holds days nothing tells what moved within a day: it is read once more,
-    down to the day before, which may not be over in another time zone.
+    Repeats until those that moved fit on one page, because one answer cannot move.
     """
     since = scan.signpost
-    if holds_days:
-        scan.gap = "The list holds days, so what moved while it was read is not known"
-        since = earlier(since, timedelta(days=1))[DAY] + MIDNIGHT
-    for _ in range(1 if holds_days else MAX_REREADS):
-        started, has_moved, pages = "", False, 0
+    for _ in range(MAX_REREADS):
+        started = ""
+        has_moved = False
+        page_count = 0
         for page in read_head(read, since):
             started = started or page.at
             # An activity in the future keeps its place: it is no sign of movement.
-            future = earlier(started, -OVERLAP)
-            has_moved |= any(at <= future for at in page.activities)
-            pages += has_moved
+            soon = earlier(started, -OVERLAP)
+            has_moved |= any(at <= soon for at in page.activities)
+            page_count += has_moved
             yield page
-        if pages <= 1:
+        if page_count <= 1:
             return
         since = earlier(started, COMMIT_LAG)
-    if not holds_days:
-        scan.warn(
-            "Customers move in the list faster than it can be read: some may arrive "
-            "with the next run only."
-        )
+    scan.warn(
+        "Customers move in the list faster than it can be read: some may arrive with "
+        "the next run only."
+    )
+
+
+def reread_days(read: Read, scan: Scan) -> Iterator[Page]:
+    """Yield the customers that were active yesterday or today, of a list of days.
+
+    Nothing tells what moved within a day, so there is no point in repeating. Yesterday
+    may not be over in another time zone.
+    """
+    scan.gaps.append(
+        "The list holds days, so what moved while it was read is not known"
+    )
+    yesterday = earlier(scan.signpost, timedelta(days=1))
+    yield from read_head(read, yesterday[: len("2026-02-15")] + MIDNIGHT)
 
 
 def read_head(read: Read, since: str) -> Iterator[Page]:
@@ -132,7 +141,7 @@ def read_head(read: Read, since: str) -> Iterator[Page]:
     say nothing: databases sort them first, last, or by another date.
     """
     for page in read(Query()):
-        is_older = any("" < page.active_until(r) < since for r in page.records)
+        is_older = any("" < page.latest_activity(r) < since for r in page.records)
         yield page._replace(records=page.active_since(since))
         if is_older:
             return
@@ -141,3 +150,8 @@ def read_head(read: Read, since: str) -> Iterator[Page]:
 def times_of(record: Record) -> tuple[str, str]:
     """Return the times that tell whether a customer has changed."""
     return record["updated_at"] or "", record["last_activity_at"] or ""
+
+
+def to_second(moment: str) -> str:
+    """Return a time without the parts of its second."""
+    return moment[: len("2026-02-15T09:45:00")]

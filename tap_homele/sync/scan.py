@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 
 import msgspec
@@ -45,7 +45,7 @@ class Page(t.NamedTuple):
 
     Attributes:
         records: The customers, as records that fit the schema.
-        at: The server's clock, UTC.
+        at: The server's clock when it answered, UTC.
         next_cursor: Where the list goes on; None after the last page.
         created_before: By created date: all customers created on this day or later have
             been read.
@@ -62,22 +62,26 @@ class Page(t.NamedTuple):
         return [at for r in self.records if (at := r["last_activity_at"])]
 
     @property
-    def holds_days(self) -> bool:
+    def has_days_only(self) -> bool:
         """Whether the last activities are days without a time.
 
         The cursor in the vendor's document holds a day, so the list may do so too.
         """
-        return all(at.endswith(MIDNIGHT) for at in self.activities)
+        activities = self.activities
+        return bool(activities) and all(at.endswith(MIDNIGHT) for at in activities)
 
-    def active_until(self, record: Record) -> str:
-        """Tell until when a customer was active at the latest; empty: not known."""
+    def latest_activity(self, record: Record) -> str:
+        """Return the upper bound of a last activity: the end of the day, if it is one.
+
+        Empty, if the customer has none.
+        """
         at: str = record["last_activity_at"] or ""
-        is_day = at.endswith(MIDNIGHT) and self.holds_days
+        is_day = at.endswith(MIDNIGHT) and self.has_days_only
         return at.replace(MIDNIGHT, "T23:59:59.999999+00:00") if is_day else at
 
     def active_since(self, since: str) -> list[Record]:
         """Return the customers that may have been active since a time."""
-        return [r for r in self.records if self.active_until(r) >= since]
+        return [r for r in self.records if self.latest_activity(r) >= since]
 
 
 # Sends a query and follows its cursor, one page after the other.
@@ -101,7 +105,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         """Return the progress after a page."""
         # The server's clock: a local one that runs ahead would move the bookmark past
         # changes that are not visible yet. Of the two, the earlier is safe.
-        now = local_time().isoformat(timespec="seconds")
+        now = utc_now().isoformat(timespec="seconds")
         updates = [at for r in page.records if (at := r["updated_at"])]
         return Progress(
             started=self.started or min(page.at, now),
@@ -154,10 +158,10 @@ class Scan:
         first_bookmark: The setting ``start_date``, from which a first scan starts.
         created_from: The first created date that the filters let through.
         created_to: The last one.
-        has_cross_check: Compare what the cursor returns with the created dates.
+        is_cross_checked: Compare what the cursor returns with the created dates.
         announces_deletes: The target deletes what this scan does not send.
-        known_id: The highest id that the last full scan saw; None: not known.
-        since: When the last full scan began; None: there was none.
+        last_highest_id: The highest id that the last scan saw; None: not known.
+        last_started: When the last scan began; None: there was none.
         resumes: Where it resumes; None: it reads from the top.
         bookmark: Customers that changed since then are sent; None: all.
         by_created_date: Read by created date, without the cursor.
@@ -165,25 +169,27 @@ class Scan:
             and after it; None: not known yet.
         round: How far the cross-check is.
         progress: What it has seen so far.
-        gap: Why a customer may be missing, for the summary; empty: none is.
+        gaps: Why a customer may be missing, in words, for the summary.
     """
 
+    # The settings.
     fingerprint: str
     first_bookmark: str | None = None
     created_from: date | None = None
     created_to: date | None = None
-    has_cross_check: bool = False
+    is_cross_checked: bool = False
     announces_deletes: bool = False
-    known_id: int | None = None
-    since: str | None = None
+    # What earlier runs have left in the state.
+    last_highest_id: int | None = None
+    last_started: str | None = None
     resumes: Checkpoint | None = None
-
+    # What changes while the list is read.
     bookmark: str | None = None
     by_created_date: bool = False
     margins: tuple[int, int] | None = None
     round: Round | None = None
     progress: Progress = Progress()  # noqa: RUF009 - it is immutable
-    gap: str = ""
+    gaps: list[str] = field(default_factory=list)
 
     def changed(self, page: Page) -> list[Record]:
         """Return the customers of a page that are to be sent.
@@ -192,26 +198,26 @@ class Scan:
         the dates of an older system, so that only its new id tells. A customer without
         a readable ``updated_at`` may have changed.
         """
-        bookmark, known_id = self.bookmark, self.known_id
+        bookmark, last_id = self.bookmark, self.last_highest_id
         if bookmark is None:
             return page.records
         return [
             record
             for record in page.records
             if (record["updated_at"] or bookmark) >= bookmark
-            or page.active_until(record) >= bookmark
-            or (known_id is not None and record["id"] > known_id)
+            or page.latest_activity(record) >= bookmark
+            or (last_id is not None and record["id"] > last_id)
         ]
 
     @property
     def signpost(self) -> str:
-        """The latest time that the bookmark may become; empty before the first page."""
+        """The upper limit of the next bookmark; empty before the first page."""
         started = self.progress.started
         return earlier(started, OVERLAP) if started else ""
 
     @property
-    def newest(self) -> str | None:
-        """The newest ``updated_at``, which becomes the bookmark, cut to the signpost.
+    def next_bookmark(self) -> str | None:
+        """The newest ``updated_at``. The SDK cuts it to the signpost.
 
         A customer that is sent for its activity alone may have been updated long ago,
         and must not take the bookmark back.
@@ -221,18 +227,21 @@ class Scan:
     def warn(self, sentence: str) -> None:
         """Log why a customer may be missing, and keep it for the summary."""
         logger.warning(sentence)
-        self.gap = sentence.rstrip(".")
+        self.gaps.append(sentence.rstrip("."))
 
     def leave_cursor(self, reason: str) -> None:
         """Read by created date from now on. Send all: any may have been skipped."""
         logger.warning("%s Reading the list by created date, from now on.", reason)
-        self.by_created_date, self.gap = True, ""
+        self.gaps.clear()
+        self.by_created_date = True
         self.bookmark = self.first_bookmark
 
     def checkpoint(self, page: Page) -> Checkpoint:
         """Make the checkpoint from which the next run resumes after a page."""
         return Checkpoint(
-            **msgspec.structs.asdict(self.progress),
+            started=self.progress.started or "",
+            newest=self.progress.newest,
+            highest_id=self.progress.highest_id,
             fingerprint=self.fingerprint,
             bookmark=self.bookmark,
             by_created_date=self.by_created_date,
@@ -246,6 +255,6 @@ def earlier(moment: str, span: timedelta) -> str:
     return (datetime.fromisoformat(moment) - span).isoformat()
 
 
-def local_time() -> datetime:
+def utc_now() -> datetime:
     """Return the clock of this machine, UTC."""
     return datetime.now(timezone.utc)
