@@ -19,7 +19,7 @@ import msgspec
 
 from tap_homele.records import utc
 from tap_homele.sync import scan as sync_scan
-from tap_homele.sync.scan import Checkpoint, Moment, Page, Round, Scan
+from tap_homele.sync.scan import Checkpoint, Moment, Page, Progress, Round, Scan
 
 State = dict[str, t.Any]
 
@@ -36,16 +36,18 @@ class LastScan(msgspec.Struct, kw_only=True):
 
     Attributes:
         fingerprint: Of the list that the bookmark is for.
-        full_scan_started: When it began.
         highest_id: The highest id that it saw.
+        compared_until: As in ``Scan``.
+        undated: There are customers without a created date.
         scan_by: ``created_date``, once the cursor has skipped customers.
         margins: As in ``Scan``.
         cross_check: The round of the cross-check.
     """
 
     fingerprint: str | None = None
-    full_scan_started: Moment | None = None
     highest_id: int | None = None
+    compared_until: Moment | None = None
+    undated: bool = False
     scan_by: str | None = None
     margins: tuple[int, int] | None = None
     cross_check: list[Round] = []
@@ -95,7 +97,8 @@ def start_scan(state: State, first: Scan, scan_by: str, *, incremental: bool) ->
         or (scan_by == AUTO and last.scan_by == CREATED_DATE),
         is_cross_checked=scan_by == AUTO,
         last_highest_id=last.highest_id,
-        last_started=last.full_scan_started,
+        compared_until=last.compared_until,
+        progress=Progress(undated=last.undated),
         margins=last.margins,
         round=last.cross_check[0] if last.cross_check else None,
     )
@@ -200,8 +203,12 @@ def note_end(state: State, scan: Scan, *, incremental: bool) -> None:
         state["scan"] = []
     ended = LastScan(
         fingerprint=scan.fingerprint,
-        full_scan_started=scan.progress.started,
-        highest_id=max(scan.progress.highest_id, scan.last_highest_id or 0),
+        # A customer that came after the interruption may be on a page read before it.
+        highest_id=max(
+            (scan.resumes or scan.progress).highest_id, scan.last_highest_id or 0
+        ),
+        compared_until=scan.compared_until,
+        undated=scan.progress.undated,
         scan_by=CREATED_DATE if scan.by_created_date else None,
         margins=scan.margins,
         cross_check=[scan.round] if scan.round else [],

@@ -20,7 +20,7 @@ LONG_AGO = "2020-01-01T00:00:00+00:00"
 
 # What a full scan leaves in the state.
 OWN = {
-    *("fingerprint", "full_scan_started", "highest_id", "margins"),
+    *("fingerprint", "highest_id", "compared_until", "undated", "margins"),
     *("cross_check", "scan_by"),
 }
 

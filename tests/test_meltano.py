@@ -309,7 +309,7 @@ def test_interrupted_and_refreshed(project: Path, serve: Serve, warehouse: str) 
     assert state.pop("highest_id") == max(sandbox.customers)
     assert set(state) == {
         *("replication_key", "replication_key_value", "fingerprint"),
-        *("full_scan_started", "margins", "cross_check"),
+        *("compared_until", "undated", "margins", "cross_check"),
     }
     assert table(warehouse, "tap_homele") == in_utc(sandbox)
 

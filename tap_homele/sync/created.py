@@ -43,6 +43,11 @@ SHRINK, GROWTH = 0.7, 4
 # The margins that are right whatever the filters do.
 BOTH_MARGINS = (1, 1)
 
+UNDATED = (
+    "There are customers without a created date, which no window holds: some may be "
+    "missing. Tell Homele's support."
+)
+
 # How many days are tried to find out whether the filters include their own.
 TRIED_DAYS = 3
 
@@ -95,11 +100,10 @@ def by_created_date(
     before = scan.resumes.created_before if scan.resumes else None
     unreadable: list[str] = []
     for window in windows(read, scan, before, length, newest):
-        count = undated = 0
+        count = 0
         try:
             for page in itertools.chain([window.page], window.rest):
                 count += len(page.records)
-                undated += sum(not created_on(r) for r in page.records)
                 # A later run resumes after a whole window, but not after a day that
                 # failed: that is read again.
                 is_whole = page.next_cursor is None and not unreadable
@@ -107,16 +111,13 @@ def by_created_date(
                 yield page._replace(next_cursor=None, created_before=until)
         except ServerError:
             unreadable.append(str(window))
-        if undated:
-            scan.warn(
-                "There are customers without a created date, which no window holds: "
-                "some may be missing. Tell Homele's support."
-            )
         if window.page.next_cursor:
             scan.warn(
                 f"More customers were created on {window} than fit on a page: {count} "
                 "were read by the cursor, which may skip others."
             )
+    if scan.progress.undated:
+        scan.warn(UNDATED)
     if unreadable:
         # A checkpoint that leaves all days to do: the next run reads the whole list.
         yield page._replace(records=[], next_cursor=None, created_before=date.max)
@@ -212,17 +213,20 @@ def find_margins(read: Read, days: Counter[int]) -> tuple[int, int]:
         read: Sends a query.
         days: How many customers are known to have been created on which day.
     """
-    tried = [day for day, count in days.most_common(TRIED_DAYS) if day and count > 1]
+    # Ordinary days: on the fullest ones there may have been imports, all at one time.
+    several = sorted((count, day) for day, count in days.items() if day and count > 1)
+    start = max(0, (len(several) - TRIED_DAYS) // 2)
+    tried = [day for _, day in several[start : start + TRIED_DAYS]]
     for extra_days in (0, 1):
         for day in tried:
             query = Query(created_from=day_of(day), created_to=day_of(day + extra_days))
             page = next(read(query))
             check_created(query, page)
-            times = {r["created_at"] for r in page.records if r["created_at"]}
+            times = sorted({r["created_at"] for r in page.records if r["created_at"]})
             if len(times) > 1:
-                # A day begins up to fourteen hours before that of UTC, so what was
-                # created before ten o'clock does not belong to the second day.
-                is_first = not extra_days or min(times) < f"{day_of(day)}T10"
+                # By day, most zones have the date of UTC: which of the days is it?
+                middle = day_number(times[len(times) // 2])
+                is_first = not extra_days or middle == day
                 return (0, extra_days) if is_first else BOTH_MARGINS
     return BOTH_MARGINS
 

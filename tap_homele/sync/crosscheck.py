@@ -22,9 +22,10 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from tap_homele.errors import PageError, ServerError
+from tap_homele.records import ADDITIONAL
 from tap_homele.sync import created
 from tap_homele.sync.cursor import by_cursor, to_second
-from tap_homele.sync.scan import MIDNIGHT, Page, Round
+from tap_homele.sync.scan import MIDNIGHT, OVERLAP, Page, Round, earlier, utc_now
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,9 @@ if t.TYPE_CHECKING:
 
 # A round through all created dates begins anew so long after it began.
 ROUND_EVERY = timedelta(days=7)
+
+# From so many days a run estimates how many customers are created in a day.
+RECENT_DAYS = 30
 
 # How many requests a run spends on the round if the server does not say what is left.
 REQUESTS_OF_A_RUN = 30
@@ -84,15 +88,21 @@ class Walk:
         activities = [record["last_activity_at"] or "" for record in page.records]
         if self._border is not None:
             self._had_empty_page |= not activities
-            self._had_null |= "" in activities
+            self._had_null |= any(map(has_no_activity, page.records))
             if self._border and activities:
                 self._had_shared_second |= to_second(activities[0]) == self._border
         self._border = None
         if page.next_cursor:
-            # Midnight may stand for a day. A cursor that holds days skips customers of
-            # the same day, but none at its midnight, so that would prove nothing.
+            # A cursor that holds days skips customers of the same day, but none at its
+            # midnight, so days would prove nothing.
             last = activities[-1]
-            self._border = "" if last.endswith(MIDNIGHT) else to_second(last)
+            is_day = last.endswith(MIDNIGHT) or page.has_days_only
+            self._border = "" if is_day else to_second(last)
+
+    @property
+    def is_led_on(self) -> bool:
+        """Whether the next page is one that a cursor leads to."""
+        return self._border is not None
 
     @property
     def proves_the_cursor(self) -> bool:
@@ -101,13 +111,13 @@ class Walk:
             self._had_null and self._had_shared_second and not self._had_empty_page
         )
 
-    @property
-    def hint(self) -> Hint:
-        """What is known of the created dates."""
-        days = [day for day in self.per_day if day] or [0]
-        per_day = len(self.ids) / (max(days) - min(days) + 1)
-        length = round(created.FILL * created.MAX_PAGE_SIZE / max(per_day, 0.001))
-        return Hint(length or 1, max(days))
+    def hint(self, scan: Scan) -> Hint:
+        """Return what is known of the created dates, but for those in the future."""
+        today = created.day_number(scan.progress.started or utc_now().isoformat())
+        newest = min(max(self.per_day, default=0), today)
+        recent = sum(self.per_day[newest - days] for days in range(RECENT_DAYS))
+        per_day = max(recent, 1) / RECENT_DAYS
+        return Hint(round(created.FILL * created.MAX_PAGE_SIZE / per_day) or 1, newest)
 
     def missing(self, records: list[Record]) -> list[Record]:
         """Return those customers that the cursor did not return."""
@@ -128,16 +138,21 @@ def cross_checked(
             walk.add(page)
             yield page
     except ServerError:
-        if not walk.page_count:
+        if not walk.is_led_on:
             raise
         scan.leave_cursor("Homele fails to follow its own cursor.")
     else:
         if scan.resumes:
             scan.gaps.append("Cross-check: not in a run that resumed another")
-        elif not walk.proves_the_cursor:
+        elif walk.page_count == 1:
+            scan.compared_until = scan.progress.started
+        elif walk.proves_the_cursor and not scan.announces_deletes:
+            # Where parts of a second are cut off it can be wrong: not for deletes.
+            scan.compared_until = scan.progress.started
+        else:
             yield from compare(read, scan, walk, requests_left)
     if scan.by_created_date:
-        yield from created.by_created_date(read, scan, *walk.hint)
+        yield from created.by_created_date(read, scan, *walk.hint(scan))
 
 
 def compare(
@@ -152,20 +167,11 @@ def compare(
     # What is announced to be deleted must be compared in this very run.
     is_new_round = scan.announces_deletes or is_round_due(scan.round, started)
     scan.round = scan.round if scan.round and not is_new_round else Round(began=started)
-    requests = itertools.count()
-
-    def read_now(query: Query) -> Iterator[Page]:
-        left = requests_left()
-        if left is None:
-            left = REQUESTS_OF_A_RUN - next(requests)
-        if left <= 0 and not scan.announces_deletes:
-            raise NoRequestsLeftError
-        return read(query)
-
+    read_now = within_limit(read, scan, requests_left)
     try:
         for window in windows_to_compare(read, read_now, scan, walk):
             missing = walk.missing(window.page.records)
-            skipped = [r for r in missing if not is_newer(r, scan.signpost)]
+            skipped = [r for r in missing if not is_newer(r, scan, window.page.at)]
             if skipped:
                 scan.leave_cursor(
                     "The cursor of Homele's list skips customers: "
@@ -191,10 +197,30 @@ def compare(
             "skipped; the next run goes on"
         )
     except PageError as error:
+        failed = str(error).partition(" Giving up")[0]
         scan.warn(
-            f"Whether the cursor skips customers could not be checked: {error} The "
+            f"Whether the cursor skips customers could not be checked: {failed} The "
             "next run tries again."
         )
+    if scan.progress.undated:
+        scan.warn(created.UNDATED)
+
+
+def within_limit(
+    read: Read, scan: Scan, requests_left: t.Callable[[], int | None]
+) -> Read:
+    """Make a reader that raises ``NoRequestsLeftError`` instead of waiting."""
+    requests = itertools.count()
+
+    def read_now(query: Query) -> Iterator[Page]:
+        left = requests_left()
+        if left is None:
+            left = REQUESTS_OF_A_RUN - next(requests)
+        if left <= 0 and not scan.announces_deletes:
+            raise NoRequestsLeftError
+        return read(query)
+
+    return read_now
 
 
 def windows_to_compare(
@@ -211,15 +237,16 @@ def windows_to_compare(
     if scan.margins is None:
         with contextlib.suppress(NoRequestsLeftError):
             scan.margins = created.find_margins(read_now, walk.per_day)
-    if scan.last_started:
-        day_before = created.day_number(scan.last_started) - 1
-        for window in created.windows(read, scan, None, *walk.hint):
+    if scan.compared_until:
+        day_before = created.day_number(scan.compared_until) - 1
+        for window in created.windows(read, scan, None, *walk.hint(scan)):
             yield window
             if window.first <= day_before:
                 break
+    scan.compared_until = scan.progress.started
     if scan.round and not scan.round.done:
         before = scan.round.created_before
-        for window in created.windows(read_now, scan, before, *walk.hint):
+        for window in created.windows(read_now, scan, before, *walk.hint(scan)):
             yield window
             # Now it has been compared, and its customers sent.
             scan.round = replace(
@@ -229,15 +256,22 @@ def windows_to_compare(
             )
 
 
-def is_newer(record: Record, moment: str) -> bool:
-    """Tell whether a customer may have come, or moved, since a time."""
+def is_newer(record: Record, scan: Scan, now: str) -> bool:
+    """Tell whether a customer may have come, or moved, since the scan began."""
     times = record["created_at"], record["updated_at"], record["last_activity_at"]
-    return any(at and at >= moment for at in times)
+    soon = earlier(now, -OVERLAP)  # later than that it is a plan, and no movement
+    return any(at and scan.signpost <= at <= soon for at in times)
+
+
+def has_no_activity(record: Record) -> bool:
+    """Tell whether a customer has none, and not one that cannot be read."""
+    extra = record[ADDITIONAL] or {}
+    return record["last_activity_at"] is None and "last_activity_at" not in extra
 
 
 def is_round_due(round_: Round | None, now: str) -> bool:
-    """Tell whether a round is to begin: there is none, or it began long ago."""
+    """Tell whether a round is to begin: the last one is done, and began long ago."""
     if round_ is None:
         return True
     age = datetime.fromisoformat(now) - datetime.fromisoformat(round_.began)
-    return age > ROUND_EVERY
+    return round_.done and age > ROUND_EVERY

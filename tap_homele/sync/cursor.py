@@ -91,7 +91,7 @@ def from_checkpoint(read: Read, scan: Scan) -> Iterator[Page]:
             "(%s). Reading from the top of the list.",
             reason,
         )
-        scan.resumes, scan.progress = None, Progress()
+        scan.resumes, scan.progress = None, Progress(undated=scan.progress.undated)
     yield from read(Query())
 
 
@@ -141,8 +141,9 @@ def read_head(read: Read, since: str) -> Iterator[Page]:
     say nothing: databases sort them first, last, or by another date.
     """
     for page in read(Query()):
-        is_older = any("" < page.latest_activity(r) < since for r in page.records)
-        yield page._replace(records=page.active_since(since))
+        active = page.active_since(since)
+        is_older = len(page.activities) > len(active)
+        yield page._replace(records=active)
         if is_older:
             return
 

@@ -7,6 +7,7 @@ A sync reads the whole list, because Homele can neither sort nor filter it by
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import typing as t
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ if t.TYPE_CHECKING:
 # A change becomes visible when its transaction commits, later than the time it carries:
 # what was written shortly before a scan may be missing from it.
 OVERLAP = timedelta(minutes=5)
+
+# From the beginning of a day to its last microsecond.
+ALMOST_A_DAY = timedelta(days=1, microseconds=-1)
 
 # How ``records.utc`` spells the beginning of a day.
 MIDNIGHT = "T00:00:00+00:00"
@@ -65,23 +69,21 @@ class Page(t.NamedTuple):
     def has_days_only(self) -> bool:
         """Whether the last activities are days without a time.
 
-        The cursor in the vendor's document holds a day, so the list may do so too.
+        The cursor in the vendor's document holds a day, so the list may do so too. Then
+        all have the same time of the day, midnight in some zone.
         """
-        activities = self.activities
-        return bool(activities) and all(at.endswith(MIDNIGHT) for at in activities)
-
-    def latest_activity(self, record: Record) -> str:
-        """Return the upper bound of a last activity: the end of the day, if it is one.
-
-        Empty, if the customer has none.
-        """
-        at: str = record["last_activity_at"] or ""
-        is_day = at.endswith(MIDNIGHT) and self.has_days_only
-        return at.replace(MIDNIGHT, "T23:59:59.999999+00:00") if is_day else at
+        days = {at[: len("2026-02-15")] for at in self.activities}
+        times = {at[len("2026-02-15") :] for at in self.activities}
+        return times == {MIDNIGHT} or (len(times) == 1 and len(days) > 1)
 
     def active_since(self, since: str) -> list[Record]:
-        """Return the customers that may have been active since a time."""
-        return [r for r in self.records if self.latest_activity(r) >= since]
+        """Return the customers that may have been active since a time.
+
+        A day lasts until its end.
+        """
+        if self.has_days_only:
+            since = earlier(since, ALMOST_A_DAY)
+        return [r for r in self.records if (r["last_activity_at"] or "") >= since]
 
 
 # Sends a query and follows its cursor, one page after the other.
@@ -95,11 +97,13 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         started: When it began, by the server's clock; None before the first page.
         newest: The newest ``updated_at``.
         highest_id: The highest id.
+        undated: There are customers without a created date.
     """
 
     started: Moment | None = None
     newest: Moment | None = None
     highest_id: int = 0
+    undated: bool = False
 
     def after(self, page: Page) -> Progress:
         """Return the progress after a page."""
@@ -111,6 +115,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
             started=self.started or min(page.at, now),
             newest=max(filter(None, (self.newest, *updates)), default=None),
             highest_id=max([self.highest_id, *(r["id"] for r in page.records)]),
+            undated=self.undated or any(not r["created_at"] for r in page.records),
         )
 
 
@@ -161,7 +166,8 @@ class Scan:
         is_cross_checked: Compare what the cursor returns with the created dates.
         announces_deletes: The target deletes what this scan does not send.
         last_highest_id: The highest id that the last scan saw; None: not known.
-        last_started: When the last scan began; None: there was none.
+        compared_until: Customers created before then have been compared, at least with
+            the first scan after it; None: none have.
         resumes: Where it resumes; None: it reads from the top.
         bookmark: Customers that changed since then are sent; None: all.
         by_created_date: Read by created date, without the cursor.
@@ -181,10 +187,10 @@ class Scan:
     announces_deletes: bool = False
     # What earlier runs have left in the state.
     last_highest_id: int | None = None
-    last_started: str | None = None
     resumes: Checkpoint | None = None
     # What changes while the list is read.
     bookmark: str | None = None
+    compared_until: str | None = None
     by_created_date: bool = False
     margins: tuple[int, int] | None = None
     round: Round | None = None
@@ -201,11 +207,12 @@ class Scan:
         bookmark, last_id = self.bookmark, self.last_highest_id
         if bookmark is None:
             return page.records
+        active = {record["id"] for record in page.active_since(bookmark)}
         return [
             record
             for record in page.records
             if (record["updated_at"] or bookmark) >= bookmark
-            or page.latest_activity(record) >= bookmark
+            or record["id"] in active
             or (last_id is not None and record["id"] > last_id)
         ]
 
@@ -242,6 +249,7 @@ class Scan:
             started=self.progress.started or "",
             newest=self.progress.newest,
             highest_id=self.progress.highest_id,
+            undated=self.progress.undated,
             fingerprint=self.fingerprint,
             bookmark=self.bookmark,
             by_created_date=self.by_created_date,
@@ -251,8 +259,10 @@ class Scan:
 
 
 def earlier(moment: str, span: timedelta) -> str:
-    """Return the time that is so much earlier."""
-    return (datetime.fromisoformat(moment) - span).isoformat()
+    """Return the time that is so much earlier; the same, if there is none."""
+    with contextlib.suppress(OverflowError):
+        return (datetime.fromisoformat(moment) - span).isoformat()
+    return moment
 
 
 def utc_now() -> datetime:
