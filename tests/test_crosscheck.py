@@ -922,3 +922,221 @@ def test_deletes_are_announced_where_the_cursor_skips(serve: Serve) -> None:
 
     assert is_complete(sandbox, output)
     assert output.kinds == ["SCHEMA", "RECORD", "ACTIVATE_VERSION", "STATE"]
+
+
+# Proofs that would be none, and what must not be forgotten between runs.
+
+
+def test_an_activity_that_cannot_be_read_proves_nothing(company: Company) -> None:
+    """In the database it is not null, so this cursor does not skip it."""
+    company.grow(600, days=100)
+    for row in list(company.sandbox.customers.values())[:3]:
+        company.sandbox.change(row["id"], last_activity_at="0000-00-00 00:00:00")
+    two = sorted(company.sandbox.customers.values(), key=company.sandbox.key)[-101:-99]
+    for row in two:
+        company.sandbox.change(row["id"], last_activity_at=two[0]["last_activity_at"])
+    company.add(20, company.now - 50 * DAY, active=False)
+
+    company.run()
+
+    assert company.is_complete
+
+
+def test_deletes_need_a_complete_round_whatever_the_cursor_proves(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox = serve(1000)
+    sync(sandbox, scan_by="auto")
+    assert not any(map(is_window, sandbox.urls))
+
+    output = full_table(sandbox, scan_by="auto")
+
+    assert any(map(is_window, sandbox.urls))
+    assert len(output.of("ACTIVATE_VERSION")) == 1
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("midnight", ["T00:00:00+00:00", "T00:00:00+03:00"])
+def test_a_list_of_days_announces_no_deletes(company: Company, midnight: str) -> None:
+    """10 get an activity while page 8 is read; a day begins in any zone."""
+    sandbox = company.sandbox
+    sandbox.drops_nulls = False
+    company.grow(1500, days=300)
+    sandbox.render = lambda row: (
+        row | {"last_activity_at": row["last_activity_at"][:10] + midnight}
+    )
+    sandbox.key = lambda row: (row["last_activity_at"][:10], row["id"])
+    sandbox.meanwhile = lambda: [
+        sandbox.change(id_, last_activity_at=sandbox.now())
+        for id_ in range(1, 11)
+        if len(sandbox.requests) == 8
+    ]
+
+    output = full_table_of(company)
+
+    assert company.is_complete
+    assert output.of("ACTIVATE_VERSION") == []
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_customers_without_a_created_date_are_remembered(
+    company: Company, caplog: pytest.LogCaptureFixture, *, active: bool
+) -> None:
+    """No window holds them, and the cursor may come to skip them."""
+    company.add(40, company.now - 60 * DAY)
+    company.add(10, company.now - 50 * DAY, active=active, created_at=None)
+    full_table_of(company)
+    company.grow(600, days=60)
+    company.add(20, company.now - 30 * DAY, active=False)
+
+    for _ in range(3):
+        output = full_table_of(company)
+        assert output.of("ACTIVATE_VERSION") == []
+        assert any("without a created date" in said for said in warnings(caplog))
+        caplog.clear()
+
+
+def test_a_round_that_is_not_done_goes_on_after_a_week(company: Company) -> None:
+    company.sandbox.rate_limit = 60
+    company.grow(7700, days=700)
+    company.add(50, company.now - 690 * DAY, active=False)
+
+    runs = 0
+    while not company.is_complete:
+        company.run()
+        company.now += 8 * DAY
+        runs += 1
+        assert runs <= 5
+
+
+def test_what_could_not_be_compared_is_compared_by_a_later_run(
+    company: Company, caplog: pytest.LogCaptureFixture
+) -> None:
+    company.grow(1000, days=100)
+    company.run()
+    company.now += 4 * DAY
+    company.add(30, company.now - 3 * DAY, active=False)
+    company.sandbox.fail(faults.refused(503, "Down"), at=10 + 1 + 1, times=8)
+    company.run()
+    assert not company.is_complete
+    assert "Giving up" not in warnings(caplog)[-1]
+    company.now += 2 * DAY
+
+    company.run()
+
+    assert company.is_complete
+
+
+@pytest.mark.parametrize("at", ["the list", "the switch"])
+def test_a_kill_does_not_hide_what_was_to_be_compared(
+    company: Company, at: str
+) -> None:
+    company.grow(1000, days=100)
+    company.run()
+    company.now += 4 * DAY
+    company.add(30, company.now - 3 * DAY, active=False)
+    state = company.outputs[-1].state
+    whole = sync(company.sandbox, scan_by="auto", state=state)
+    states = [n for n, m in enumerate(whole.messages) if m["type"] == "STATE"]
+    by_date = [
+        at
+        for at, value in enumerate(whole.states)
+        if any(c["by_created_date"] for c in value["bookmarks"]["customers"]["scan"])
+    ]
+    # Before the first page by created date, when the log has told of it already.
+    company.run(kill_after=states[3 if at == "the list" else by_date[0] - 1] + 1)
+    assert not company.is_complete
+    company.now += timedelta(hours=1)
+
+    for _ in range(2):
+        company.run()
+        company.now += timedelta(hours=1)
+
+    assert company.is_complete
+
+
+def test_imports_between_a_kill_and_the_next_run_arrive(company: Company) -> None:
+    """Some are on pages that the killed run has read, and some on those after."""
+    company.sandbox.drops_nulls = False
+    company.grow(1000, days=400)
+    company.run()
+    company.now += timedelta(hours=1)
+    company.run(kill_after=6)
+    for at in range(95):
+        company.add(1, company.now - (20 + 4 * at) * DAY)
+
+    for _ in range(3):
+        company.run()
+        company.now += timedelta(hours=1)
+
+    assert company.is_complete
+
+
+def test_days_of_imports_do_not_tell_whether_filters_include_their_day(
+    company: Company, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three imports, each with one created date; an ordinary day tells."""
+    company.grow(2000, days=50)
+    for days in (10, 20, 30):
+        for row in company.add(55, company.now - days * DAY):
+            row["created_at"] = spell(company.now - days * DAY)
+
+    output = full_table_of(company)
+
+    assert stream_state(output)["margins"] == [0, 0]
+    assert warnings(caplog) == []
+    assert len(output.of("ACTIVATE_VERSION")) == 1
+
+
+@pytest.mark.parametrize("hours", [-8, 0, 3])
+def test_the_end_of_a_filter_may_leave_its_day_out(
+    company: Company, hours: int
+) -> None:
+    """A company at work from nine to six, in its own zone."""
+    zone = timezone(timedelta(hours=hours))
+    company.sandbox.zone = zone
+    company.sandbox.includes_to = False
+    for days in range(1, 41):
+        noon = datetime(2026, 3, 2, 12, tzinfo=zone) - days * DAY
+        for at in range(30):
+            company.add(1, noon + timedelta(minutes=10 * at))
+
+    company.run()
+
+    assert stream_state(company.outputs[-1])["margins"] == [0, 1]
+
+
+@pytest.mark.parametrize("year", ["1970", "2099"])
+def test_one_odd_created_date_costs_little(company: Company, year: str) -> None:
+    company.grow(3000, days=50)
+    company.add(1, company.now - DAY, created_at=f"{year}-01-01T00:00:00+00:00")
+    for _ in range(4):
+        company.run()
+    company.now += DAY
+    company.grow(60, days=1)
+
+    company.run()
+
+    assert company.windows <= 5
+
+
+def test_activities_in_the_future_can_be_skipped_too(company: Company) -> None:
+    company.sandbox.drops_nulls = False
+    company.sandbox.drops_seconds = True
+    company.grow(1000, days=100)
+    for id_ in range(300, 500):
+        company.sandbox.change(id_, last_activity_at="2026-06-01T09:00:00+00:00")
+
+    company.run()
+
+    assert company.is_complete
+
+
+def test_an_outage_on_the_head_is_no_reason_to_leave_the_cursor(
+    company: Company,
+) -> None:
+    company.grow(500, days=100)
+    company.sandbox.fail(faults.refused(500, "Server Error"), at=6, times=8)
+
+    with pytest.raises(FatalAPIError, match="500"):
+        company.run()

@@ -37,6 +37,10 @@ BEFORE_ALL, FIRST_DAY, LAST_DAY = 0, date.min.toordinal(), date.max.toordinal()
 MAX_PAGE_SIZE = 100
 FILL = 0.85
 
+# How many days count for what was known of them before a window, and are the first
+# window, where nothing is.
+MEMORY = 7
+
 # How a window is made shorter that was too long, and how much longer the next may be.
 SHRINK, GROWTH = 0.7, 4
 
@@ -75,7 +79,7 @@ class Window(t.NamedTuple):
 
 
 def by_created_date(
-    read: Read, scan: Scan, length: int = 7, newest: int = 0
+    read: Read, scan: Scan, per_day: float = 0, newest: int = 0
 ) -> Iterator[Page]:
     """Yield every page of the list, the newest created dates first.
 
@@ -84,7 +88,7 @@ def by_created_date(
     Args:
         read: Sends a query.
         scan: What it starts from.
-        length: As for ``windows``.
+        per_day: As for ``windows``.
         newest: As for ``windows``.
 
     Raises:
@@ -99,7 +103,7 @@ def by_created_date(
         newest, scan.margins = max(days), find_margins(read, days)
     before = scan.resumes.created_before if scan.resumes else None
     unreadable: list[str] = []
-    for window in windows(read, scan, before, length, newest):
+    for window in windows(read, scan, before, per_day, newest):
         count = 0
         try:
             for page in itertools.chain([window.page], window.rest):
@@ -129,7 +133,7 @@ def by_created_date(
 
 
 def windows(
-    read: Read, scan: Scan, before: date | None, length: int, newest: int
+    read: Read, scan: Scan, before: date | None, per_day: float, newest: int
 ) -> Iterator[Window]:
     """Yield the list in windows that fit on a page, or are a single day.
 
@@ -137,7 +141,7 @@ def windows(
         read: Sends a query.
         scan: Has the margins of a window, and the bounds that the filters set.
         before: Only customers created before this day; None: all.
-        length: How many days the first window has.
+        per_day: How many customers are created in a day, about; 0: not known.
         newest: The newest day that is known to have customers; 0: today.
 
     Raises:
@@ -150,8 +154,9 @@ def windows(
     top = max(lowest, newest or today)
     # The length to try if this one is too long, and the one after that: if the estimate
     # is far off, it takes few requests to get down to a day.
+    most, ahead = MAX_PAGE_SIZE, 1
+    length = max(1, round(FILL * most / per_day)) if per_day else MEMORY
     shorter, shrink = int(SHRINK * length), SHRINK**2
-    per_day, most, ahead = 0.0, MAX_PAGE_SIZE, 1
     while last >= lowest:
         end = min(last, top)
         first = max(lowest, end - length + 1)
@@ -171,8 +176,9 @@ def windows(
         yield Window(first, last, page, pages)
         last, days = first - 1, end - first + 1
         if page.records:
-            found = len(page.records) / days
-            per_day = (per_day + found) / 2 if per_day else found
+            known_days = MEMORY if per_day else 0
+            found = per_day * known_days + len(page.records)
+            per_day = found / (known_days + days)
             length = max(1, min(round(FILL * most / per_day), GROWTH * days))
             shorter = int(SHRINK * length)
         else:

@@ -53,11 +53,11 @@ class Hint(t.NamedTuple):
     """What is known of the created dates, for the first window.
 
     Attributes:
-        length: How many days a window should have.
+        per_day: How many customers were created in a day, lately.
         newest: The newest day with customers, as a number.
     """
 
-    length: int
+    per_day: float
     newest: int
 
 
@@ -116,8 +116,7 @@ class Walk:
         today = created.day_number(scan.progress.started or utc_now().isoformat())
         newest = min(max(self.per_day, default=0), today)
         recent = sum(self.per_day[newest - days] for days in range(RECENT_DAYS))
-        per_day = max(recent, 1) / RECENT_DAYS
-        return Hint(round(created.FILL * created.MAX_PAGE_SIZE / per_day) or 1, newest)
+        return Hint(max(recent, 1) / RECENT_DAYS, newest)
 
     def missing(self, records: list[Record]) -> list[Record]:
         """Return those customers that the cursor did not return."""

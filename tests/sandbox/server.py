@@ -430,15 +430,19 @@ class Sandbox:
         ]
         if priority := asked.get("filter[priority.id]"):
             tests.append(lambda row: _id(row["priority"]) == priority)
-        if first := asked.get("filter[date_from]"):
+        first, last = asked.get("filter[date_from]"), asked.get("filter[date_to]")
+        if first or last:
+            # As in SQL, null is neither before nor after any day.
+            tests.append(lambda row: row["created_at"] is not None)
+        if first:
             tests.append(
                 lambda row: (
                     self._day(row) >= first + ("" if self.includes_from else "~")
                 )
             )
-        if last := asked.get("filter[date_to]"):
-            last += "~" if self.includes_to else ""
-            tests.append(lambda row: self._day(row) < last)
+        if last:
+            until = last + ("~" if self.includes_to else "")
+            tests.append(lambda row: self._day(row) < until)
         return lambda row: all(test(row) for test in tests)
 
     def _day(self, row: Customer) -> str:
