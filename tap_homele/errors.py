@@ -8,7 +8,11 @@ class PageError(FatalAPIError):
 
 
 class ServerError(PageError):
-    """The server itself fails (500): another query may succeed."""
+    """The server itself fails (500)."""
+
+
+class CursorError(PageError):
+    """The server itself fails on a page that its cursor leads to."""
 
 
 class TokenError(FatalAPIError):

@@ -8,7 +8,7 @@ from singer_sdk.streams.rest import HTTPRequest, PageContext
 
 from tap_homele import records
 from tap_homele.config import filters_of
-from tap_homele.errors import PageError
+from tap_homele.errors import CursorError, PageError, ServerError
 from tap_homele.http import server_time
 from tap_homele.pagination import CursorPaginator
 from tap_homele.sdk import CustomerStream
@@ -32,12 +32,18 @@ class CustomerPages(CustomerStream):
         """Send a query and follow its cursor: the SDK's loop, page by page.
 
         Raises:
-            PageError: If a page cannot be read.
+            PageError: If a page cannot be read; ``CursorError``, if the server fails on
+                a cursor.
             TokenError: If the API does not accept the token.
         """
         self._query = query
         self._paginator = CursorPaginator(self.read_answer, query.cursor)
-        yield from t.cast("Iterator[Page]", self.request_records(None))
+        try:
+            yield from t.cast("Iterator[Page]", self.request_records(None))
+        except ServerError as error:
+            if self._paginator.current_value is None:
+                raise  # an outage: there was no cursor
+            raise CursorError(str(error)) from None
 
     def get_http_request(self, *, page: PageContext[str | None]) -> HTTPRequest:
         """Make the request for a page.

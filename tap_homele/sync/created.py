@@ -19,7 +19,7 @@ import typing as t
 from collections import Counter
 from datetime import date
 
-from tap_homele.errors import PageError, ServerError
+from tap_homele.errors import CursorError, PageError
 from tap_homele.sync.scan import Query, utc_now
 
 if t.TYPE_CHECKING:
@@ -113,7 +113,7 @@ def by_created_date(
                 is_whole = page.next_cursor is None and not unreadable
                 until = day_of(window.first) if is_whole else None
                 yield page._replace(next_cursor=None, created_before=until)
-        except ServerError:
+        except CursorError:
             unreadable.append(str(window))
         if window.page.next_cursor:
             scan.warn(

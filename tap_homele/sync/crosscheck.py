@@ -21,7 +21,7 @@ from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
-from tap_homele.errors import PageError, ServerError
+from tap_homele.errors import CursorError, PageError
 from tap_homele.records import ADDITIONAL
 from tap_homele.sync import created
 from tap_homele.sync.cursor import by_cursor, to_second
@@ -100,11 +100,6 @@ class Walk:
             self._border = "" if is_day else to_second(last)
 
     @property
-    def is_led_on(self) -> bool:
-        """Whether the next page is one that a cursor leads to."""
-        return self._border is not None
-
-    @property
     def proves_the_cursor(self) -> bool:
         """Whether cursors have led to both kinds of customers that one can skip."""
         return self.page_count == 1 or (
@@ -136,9 +131,7 @@ def cross_checked(
         for page in by_cursor(read, scan):
             walk.add(page)
             yield page
-    except ServerError:
-        if not walk.is_led_on:
-            raise
+    except CursorError:
         scan.leave_cursor("Homele fails to follow its own cursor.")
     else:
         if scan.resumes:
