@@ -1,4 +1,4 @@
-"""Complete where the cursor hides customers: found out, and read by created date."""
+"""The list by created date, window by window."""
 
 from __future__ import annotations
 

@@ -271,7 +271,7 @@ def test_interrupted_and_refreshed(project: Path, serve: Serve, warehouse: str) 
     assert table(warehouse, "tap_homele") == in_utc(sandbox)
 
     # Meltano keeps the bookmark of before beside the checkpoint of a full refresh that
-    # was interrupted. The rest of it is owed.
+    # was interrupted: the next run has to finish it.
     run_and_kill_at(4, "--full-refresh")
     state = state_of(project)
     assert state["replication_key_value"] > ""

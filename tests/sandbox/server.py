@@ -366,7 +366,7 @@ class Sandbox:
     def _left(
         self, keys: list[tuple[str, int]], rows: list[Customer], activity: str
     ) -> tuple[list[tuple[str, int]], list[Customer]]:
-        """Give whom the faults of a cursor with such an activity leave."""
+        """Return the customers that the faults of such a cursor do not skip."""
         second = activity[: len("2026-02-15T09:45:00")]
         left = [
             (key, row)
