@@ -405,7 +405,7 @@ class Simulation:
         return bool(self.fault) and self.scan_by == "auto" and way != "created_date"
 
     def _check_presence(self) -> None:
-        """After a run that ended well, all customers that it began with have arrived."""
+        """After a run that ended well, all its first customers have arrived."""
         if self._may_skip:
             return
         there = self.there & set(self.sandbox.customers)
