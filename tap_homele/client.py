@@ -141,10 +141,8 @@ class HomeleStream(RESTStream[str | None]):
         failure, seconds = details["exception"], details["wait"]
         self.session.seconds_waited += seconds
         response = getattr(failure, "response", None)
-        if (
-            response is not None
-            and response.status_code == HTTPStatus.TOO_MANY_REQUESTS
-        ):
+        status = getattr(response, "status_code", None)
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
             self.logger.info(
                 "The API's rate limit is reached: waiting %.0f s.", seconds
             )

@@ -215,7 +215,9 @@ def without_value(sentence: str) -> str:
     schema, subject = (setting["items"], "each") if found[2] else (setting, "it")
     kinds = ", ".join(kind for kind in schema["type"] if kind != "null")
     if "enum" in schema:
-        kinds = ", ".join(filter(None, schema["enum"]))
+        kinds = f"one of {', '.join(filter(None, schema['enum']))}"
+    elif "maximum" in schema:
+        kinds += f" from {schema['minimum']} to {schema['maximum']}"
     return f"{found[1]}: {subject} must be {kinds}. {setting['description']}"
 
 

@@ -64,11 +64,11 @@ def errors(config: dict[str, Any]) -> list[str]:
         ),
         (
             TOKEN | {"page_size": 0},
-            "page_size: it must be integer. Customers per request, 1 to 100.",
+            "page_size: it must be integer from 1 to 100.",
         ),
         (
             TOKEN | {"page_size": 101},
-            "page_size: it must be integer. Customers per request, 1 to 100.",
+            "page_size: it must be integer from 1 to 100.",
         ),
         (
             TOKEN | {"filter_owner_ids": ["Dana"]},
@@ -80,7 +80,7 @@ def errors(config: dict[str, Any]) -> list[str]:
         (TOKEN | {"stream_maps": "1|abc"}, "stream_maps: it must be object."),
         (
             TOKEN | {"scan_by": "1|abc"},
-            "scan_by: it must be auto, cursor, created_date.",
+            "scan_by: it must be one of auto, cursor, created_date.",
         ),
         (
             TOKEN | {"emit_activate_version_messages": "1|abc"},
@@ -182,10 +182,7 @@ def test_as_a_command_a_wrong_setting_ends_with_1(serve: Serve, tmp_path: Path) 
     result = run(tmp_path, sandbox, page_size=500)
 
     assert result.returncode == 1
-    assert (
-        "page_size: it must be integer. Customers per request, 1 to 100."
-        in result.stderr
-    )
+    assert "page_size: it must be integer from 1 to 100." in result.stderr
     assert result.stdout == ""
     assert sandbox.requests == []
 
