@@ -172,6 +172,17 @@ def read_last_scan(state: State) -> LastScan:
         return LastScan()
 
 
+def note_begin(state: State, scan: Scan, page: Page) -> None:
+    """Write into the state that a scan has begun, before its first page is done.
+
+    The SDK may write a state before the page is done, and the next run must know of a
+    full refresh that was cut short.
+    """
+    if not state["scan"]:
+        begun = page._replace(next_cursor=None, created_before=None)
+        state["scan"] = msgspec.to_builtins([scan.checkpoint(begun)])
+
+
 def note_page(state: State, scan: Scan, page: Page | None) -> None:
     """Write into the state what stands after a page.
 
@@ -189,10 +200,8 @@ def note_page(state: State, scan: Scan, page: Page | None) -> None:
         state.setdefault("progress_markers", {}).update(markers)
     if page is None:
         return
-    # A page that leads nowhere keeps the checkpoint before it. If there is none, it
-    # makes one: the next run must know of a full refresh, say, that was cut short.
-    leads_on = page.next_cursor or page.created_before
-    if leads_on or not state["scan"]:
+    # A page that leads nowhere keeps the checkpoint before it.
+    if page.next_cursor or page.created_before:
         state["scan"] = msgspec.to_builtins([scan.checkpoint(page)])
 
 

@@ -117,6 +117,8 @@ class CustomersStream(CustomerPages):
         began = self._reported = time.monotonic()
         scan = self._start_scan()
         for page in sync.pages(self.read, scan, lambda: self.session.requests_left):
+            if self.is_incremental:
+                state.note_begin(self.get_context_state(None), scan, page)
             changed = scan.changed(page)
             # Before the SDK gets the records: it removes deselected columns from them.
             customer_ids = [r["id"] for r in changed if self.passes_stream_maps(r)]

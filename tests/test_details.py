@@ -25,6 +25,7 @@ from tests.readme import block
 from tests.sandbox import Sandbox, faults
 from tests.sandbox.customers import details_of
 from tests.sandbox.server import json_response
+from tests.simulation import merge
 from tests.singer import Output, catalog_of, sync
 from tests.test_postgres import as_lines, load
 
@@ -481,6 +482,22 @@ def test_after_a_kill_what_was_not_confirmed_is_asked_for_and_nothing_else(
         assert set(ids(confirmed)) | set(ids(again)) == set(sandbox.customers)
         # A page, or a window; neighbouring windows overlap by some customers.
         assert len(set(asked(sandbox)) & set(before)) <= PAGE + 5
+
+
+def test_a_full_refresh_that_is_killed_on_its_first_page_is_known(
+    serve: Serve,
+) -> None:
+    """The SDK writes a state at the end of the details, before the page is done."""
+    sandbox = serve(50)
+    before = read(sandbox)
+    whole = read(sandbox)
+    at = [n for n, m in enumerate(whole.messages) if m["type"] == "STATE"]
+    killed = read(sandbox, kill_after=at[0] + 1)
+
+    after = read(sandbox, state=merge(before.state, killed.state))
+
+    assert len(killed.states) == 1
+    assert set(ids(after)) == set(sandbox.customers)
 
 
 def open_batch(uri: str) -> TextIO:
