@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 VERSION = version("tap-homele")
-MODULES = {f"tap_homele/{path.name}" for path in (ROOT / "tap_homele").glob("*.py")}
+MODULES = {f"tap_homele/{path.name}" for path in (ROOT / "tap_homele").rglob("*.py")}
 
 
 def command(*arguments: str | Path, **options: object) -> str:
