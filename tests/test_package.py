@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 VERSION = version("tap-homele")
-MODULES = {f"tap_homele/{path.name}" for path in (ROOT / "tap_homele").rglob("*.py")}
+MODULES = {
+    path.relative_to(ROOT).as_posix() for path in (ROOT / "tap_homele").rglob("*.py")
+}
 
 
 def command(*arguments: str | Path, **options: object) -> str:
