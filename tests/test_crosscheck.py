@@ -363,7 +363,10 @@ def test_customers_that_lost_their_activity_are_found_by_the_round(
     assert {stored[id_]["address"] for id_ in range(1000, 1020)} == {"Gulan Street 7"}
 
 
-@pytest.mark.parametrize("customers", [3000, 5800, 6000, 8000])
+@pytest.mark.parametrize(
+    "customers",
+    [3000, *(pytest.param(n, marks=pytest.mark.slow) for n in (5800, 6000, 8000))],
+)
 def test_the_round_does_not_wait(company: Company, customers: int) -> None:
     company.sandbox.rate_limit = 60
     company.grow(customers, days=customers // 10)
@@ -390,6 +393,7 @@ def test_a_full_table_with_deletes_waits_for_the_end_of_the_round(
     assert len(output.of("ACTIVATE_VERSION")) == 1
 
 
+@pytest.mark.slow
 def test_without_the_header_a_run_spends_thirty_requests(company: Company) -> None:
     company.grow(5000, days=500)
 
@@ -996,6 +1000,7 @@ def test_customers_without_a_created_date_are_remembered(
         caplog.clear()
 
 
+@pytest.mark.slow
 def test_a_round_that_is_not_done_goes_on_after_a_week(company: Company) -> None:
     company.sandbox.rate_limit = 60
     company.grow(7700, days=700)
