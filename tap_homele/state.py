@@ -135,7 +135,7 @@ def resume(scan: Scan, checkpoints: t.Any) -> str:  # noqa: PLR0911
     """
     try:
         (checkpoint,) = msgspec.convert(checkpoints, list[Checkpoint])
-    except ValueError:
+    except (msgspec.ValidationError, ValueError):
         return "its checkpoint is unreadable"
     is_later = (checkpoint.bookmark or "") > (scan.bookmark or "")
     if not is_later:
