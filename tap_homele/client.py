@@ -17,7 +17,7 @@ from singer_sdk.streams import RESTStream
 from tap_homele.config import base_url
 from tap_homele.decoding import decode
 from tap_homele.errors import PageError, ServerError, TokenError
-from tap_homele.http import body_of, retry_after, waits
+from tap_homele.http import body_of, endpoint_of, retry_after, waits
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +98,7 @@ class HomeleStream(RESTStream[str | None]):
         said = f"{status}{quoted_message(response)}"
         if status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise RetriableAPIError(
-                f"{endpoint_of(response)} was answered with {said}.", response
+                f"{endpoint_of(response.request)} was answered with {said}.", response
             )
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             raise TokenError(_refusal(response, said))
@@ -158,7 +158,8 @@ class HomeleStream(RESTStream[str | None]):
         rows = self.read_answer(response)["data"]
         if not isinstance(rows, list):
             raise PageError(
-                f"{endpoint_of(response)} was answered with 'data' that is not a list."
+                f"{endpoint_of(response.request)} was answered with 'data' that is "
+                "not a list."
             )
         yield from rows
 
@@ -181,11 +182,11 @@ def read_answer(response: requests.Response) -> Answer:
     except ValueError:
         is_html = "html" in response.headers.get("Content-Type", "")
         raise RetriableAPIError(
-            f"{endpoint_of(response)} was answered with "
+            f"{endpoint_of(response.request)} was answered with "
             f"{'an HTML page' if is_html else 'no readable JSON'}.",
             response,
         ) from None
-    answered = f"{endpoint_of(response)} was answered"
+    answered = f"{endpoint_of(response.request)} was answered"
     if not isinstance(body, dict):
         raise PageError(f"{answered} with JSON that is not an object.")
     if body.get("success") is not True:
@@ -222,7 +223,7 @@ def _given_up(error: RetriableAPIError, session: Session) -> PageError:
 
 def _refusal(response: requests.Response, said: str) -> str:
     """Say what to do about an answer that will not change."""
-    endpoint = endpoint_of(response)
+    endpoint = endpoint_of(response.request)
     sentences: dict[int, str] = {
         HTTPStatus.UNAUTHORIZED: (
             f"Homele does not know the token ({said}, {endpoint}): it is wrong, "
@@ -245,11 +246,6 @@ def _refusal(response: requests.Response, said: str) -> str:
         )
     default = f"Homele refused {endpoint} ({said})."
     return sentences.get(response.status_code, default)
-
-
-def endpoint_of(response: requests.Response) -> str:
-    """Name what was asked, without the query, which may hold a person's name."""
-    return f"{response.request.method} {urlsplit(response.url).path}"
 
 
 def quoted_message(response: requests.Response) -> str:

@@ -20,7 +20,8 @@ DEFAULT_API_URL = f"https://crm.homele.com{API_PATH}"
 
 _MAKE_ONE = "Make one in Homele under Settings > API Integration."
 
-SCAN_BY = ("auto", "cursor", "created_date")
+# The values of scan_by.
+AUTO, CURSOR, CREATED_DATE = "auto", "cursor", "created_date"
 
 # The filters of the list: the setting, its type, the API's name, what it lets through.
 _IDS = th.ArrayType(th.IntegerType)
@@ -83,8 +84,8 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
     ),
     th.Property(
         "scan_by",
-        th.StringType(allowed_values=[*SCAN_BY]),
-        default="auto",
+        th.StringType(allowed_values=[AUTO, CURSOR, CREATED_DATE]),
+        default=AUTO,
         description="How the list is read: by the API's cursor, by created date, or "
         "auto: by the cursor, unless it turns out to skip customers.",
     ),

@@ -271,11 +271,16 @@ _FAILURES: dict[type[Exception], str] = {
 }
 
 
+def endpoint_of(request: requests.PreparedRequest) -> str:
+    """Name what was asked, without the query, which may hold a person's name."""
+    return f"{request.method} {urlsplit(request.url or '').path}"
+
+
 def unanswered(
     request: requests.PreparedRequest, error: OSError
 ) -> RetriableAPIError | PageError:
     """Make the error of a request that got no answer."""
-    endpoint = f"{request.method} {urlsplit(request.url or '').path}"
+    endpoint = endpoint_of(request)
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return PageError(
             f"{endpoint} was not sent: the certificate of the server cannot be "
@@ -285,8 +290,7 @@ def unanswered(
         )
     for kind, sentence in _FAILURES.items():
         if isinstance(error, kind):
-            host = urlsplit(request.url or "").hostname
-            said = sentence.format(host=host)
+            said = sentence.format(host=urlsplit(request.url or "").hostname)
             if "Read timed out" in str(error):
                 said = _FAILURES[requests.exceptions.Timeout]
             elif "resolve" in str(error):

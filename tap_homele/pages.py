@@ -13,7 +13,7 @@ from tap_homele.http import server_time
 from tap_homele.pagination import CursorPaginator
 from tap_homele.sdk import CustomerStream
 from tap_homele.sync.created import MAX_PAGE_SIZE
-from tap_homele.sync.scan import Page, Query, utc_now
+from tap_homele.sync.scan import Page, Query
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,6 +88,6 @@ class CustomerPages(CustomerStream):
                 f"{reason}, so it cannot be stored. Stopped, because a customer would "
                 "be missing. Tell Homele's support."
             ) from None
-        at = server_time(response) or utc_now()
+        at = server_time(response) or records.utc_now()
         next_cursor = self._paginator.next_cursor(response)
         yield Page(fitted, at.isoformat(timespec="seconds"), next_cursor)

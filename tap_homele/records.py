@@ -95,6 +95,11 @@ def utc(value: object) -> str | None:
         return None
 
 
+def utc_now() -> datetime:
+    """Return the clock of this machine, UTC."""
+    return datetime.now(timezone.utc)
+
+
 def storable(value: t.Any) -> t.Any:
     r"""Spell out the characters that a target could not store.
 

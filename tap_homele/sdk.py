@@ -12,7 +12,6 @@ from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 
 from tap_homele import records
 from tap_homele.client import HomeleStream, printable
-from tap_homele.sync.scan import utc_now
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +122,7 @@ class CustomerStream(HomeleStream):
                     stream=stream_map.stream_alias,
                     record=mapped,
                     version=self._stream_version,
-                    time_extracted=utc_now(),
+                    time_extracted=records.utc_now(),
                 )
 
     def activate_version(self) -> None:

@@ -17,13 +17,11 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from tap_homele.records import utc
-from tap_homele.sync import scan as sync_scan
+from tap_homele.config import AUTO, CREATED_DATE
+from tap_homele.records import utc, utc_now
 from tap_homele.sync.scan import Checkpoint, Moment, Page, Progress, Round, Scan
 
 State = dict[str, t.Any]
-
-AUTO, CREATED_DATE = "auto", "created_date"
 
 # An interrupted scan that began longer ago is read anew: too much has moved since.
 RESUMABLE = timedelta(days=7)
@@ -146,7 +144,7 @@ def resume(scan: Scan, checkpoints: t.Any) -> str:  # noqa: PLR0911
         return "it read with other filters, or from another address"
     if is_later:
         return "it began at a later bookmark"
-    age = sync_scan.utc_now() - datetime.fromisoformat(checkpoint.started)
+    age = utc_now() - datetime.fromisoformat(checkpoint.started)
     if age > RESUMABLE:
         return f"it began more than {RESUMABLE.days} days ago"
     scan.by_created_date |= scan.is_cross_checked and checkpoint.by_created_date
@@ -193,29 +191,30 @@ def note_page(state: State, scan: Scan, page: Page | None) -> None:
     """
     state["margins"] = scan.margins
     state["cross_check"] = msgspec.to_builtins([scan.round] if scan.round else [])
-    # What the SDK makes the bookmark of.
+    note_bookmark(state, scan)
+    # A page that leads nowhere keeps the checkpoint before it.
+    if page and (page.next_cursor or page.created_before):
+        state["scan"] = msgspec.to_builtins([scan.checkpoint(page)])
+
+
+def note_bookmark(state: State, scan: Scan) -> None:
+    """Write into the state what the SDK makes the bookmark of."""
     state["replication_key_signpost"] = scan.signpost
     if newest := scan.next_bookmark:
         markers = {"replication_key": "updated_at", "replication_key_value": newest}
         state.setdefault("progress_markers", {}).update(markers)
-    if page is None:
-        return
-    # A page that leads nowhere keeps the checkpoint before it.
-    if page.next_cursor or page.created_before:
-        state["scan"] = msgspec.to_builtins([scan.checkpoint(page)])
 
 
 def note_end(state: State, scan: Scan, *, incremental: bool) -> None:
     """Write into the state that a scan has ended."""
     if incremental:
-        note_page(state, scan, None)
+        note_bookmark(state, scan)
         state["scan"] = []
+    # A customer that came after an interruption may be on a page read before it.
+    highest_id = (scan.resumes or scan.progress).highest_id
     ended = LastScan(
         fingerprint=scan.fingerprint,
-        # A customer that came after the interruption may be on a page read before it.
-        highest_id=max(
-            (scan.resumes or scan.progress).highest_id, scan.last_highest_id or 0
-        ),
+        highest_id=max(highest_id, scan.last_highest_id or 0),
         compared_until=scan.compared_until,
         undated=scan.progress.undated,
         scan_by=CREATED_DATE if scan.by_created_date else None,

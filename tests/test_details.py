@@ -339,23 +339,22 @@ def test_whoever_was_deleted_meanwhile_is_passed_over(
     assert output.state["bookmarks"]["customers"]["scan"] == []
 
 
-@pytest.mark.parametrize("status", [404])
 def test_a_404_of_stock_laravel_is_a_deleted_customer(
-    serve: Serve, caplog: pytest.LogCaptureFixture, status: int
+    serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It has no envelope. That of a wrong address is an error, as before."""
     caplog.set_level(logging.INFO)
     sandbox = serve(50)
     deleted, _ = sorted(sandbox.customers)[20:22]
     message = "No query results for model [App\\\\Models\\\\Customer] 61"
-    sandbox.detail_faults[deleted] = lambda: json_response({"message": message}, status)
+    sandbox.detail_faults[deleted] = lambda: json_response({"message": message}, 404)
 
     output = read(sandbox)
 
     assert set(ids(output)) == set(sandbox.customers) - {deleted}
     assert "49 read, 1 deleted" in logged(caplog)[-1]
     sandbox.detail_faults[deleted] = lambda: json_response(
-        {"message": "The route api/v2/customers/61 could not be found."}, status
+        {"message": "The route api/v2/customers/61 could not be found."}, 404
     )
     with pytest.raises(FatalAPIError, match="There is no Homele API at this address"):
         read(sandbox)

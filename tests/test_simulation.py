@@ -43,7 +43,7 @@ def play(
     playing: list[Simulation] = []
     clock = SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic)
     monkeypatch.setattr("backoff._sync.time", clock)
-    for module in (scan, created):
+    for module in (scan, created, state):
         monkeypatch.setattr(module, "utc_now", lambda: playing[-1].local_time)
     # The version of a full table is the second in which the tap began.
     initialized_at = property(lambda _: int(playing[-1].local_time.timestamp() * 1000))
@@ -172,17 +172,24 @@ def test_rereading_the_head_until_it_holds_still_is_needed(
     assert lose(play, start=980)
 
 
+def carry_over(
+    monkeypatch: pytest.MonkeyPatch, part_of: Callable[[Progress], Progress]
+) -> None:
+    """Resume with only a part of the progress of the checkpoint."""
+    resume = state.resume
+
+    def partly(scan: Scan, checkpoints: Any) -> str:
+        stale = resume(scan, checkpoints)
+        scan.progress = part_of(scan.progress)
+        return stale
+
+    monkeypatch.setattr(state, "resume", partly)
+
+
 def test_the_start_that_is_carried_over_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resume = state.resume
-
-    def anew(scan: Scan, checkpoints: Any) -> str:
-        stale = resume(scan, checkpoints)
-        scan.progress = Progress(newest=scan.progress.newest)
-        return stale
-
-    monkeypatch.setattr(state, "resume", anew)
+    carry_over(monkeypatch, lambda was: Progress(newest=was.newest))
 
     assert lose(play, start=130)
 
@@ -191,14 +198,7 @@ def test_the_newest_update_that_is_carried_over_changes_nothing_for_the_worse(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without it the bookmark is older, so more comes again, and nothing is lost."""
-    resume = state.resume
-
-    def forgetful(scan: Scan, checkpoints: Any) -> str:
-        stale = resume(scan, checkpoints)
-        scan.progress = Progress(started=scan.progress.started)
-        return stale
-
-    monkeypatch.setattr(state, "resume", forgetful)
+    carry_over(monkeypatch, lambda was: Progress(started=was.started))
 
     for seed in range(50):
         assert play(seed) is None

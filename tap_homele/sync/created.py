@@ -20,7 +20,8 @@ from collections import Counter
 from datetime import date
 
 from tap_homele.errors import CursorError, PageError
-from tap_homele.sync.scan import Query, utc_now
+from tap_homele.records import utc_now
+from tap_homele.sync.scan import Query
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +38,8 @@ BEFORE_ALL, FIRST_DAY, LAST_DAY = 0, date.min.toordinal(), date.max.toordinal()
 MAX_PAGE_SIZE = 100
 FILL = 0.85
 
-# How many days count for what was known of them before a window, and are the first
-# window, where nothing is.
+# The first window has so many days, if nothing is known of them. In an estimate of the
+# customers in a day, what was known before a window counts like so many days.
 MEMORY = 7
 
 # How a window is made shorter that was too long, and how much longer the next may be.
@@ -149,13 +150,12 @@ def windows(
     """
     lowest, highest = bounds_of(scan)
     last = min(highest, ordinal(before, highest + 1) - 1)
-    today = day_number(scan.progress.started or utc_now().isoformat())
     # The last window has an open end, but no customers are expected after this day.
-    top = max(lowest, newest or today)
-    # The length to try if this one is too long, and the one after that: if the estimate
-    # is far off, it takes few requests to get down to a day.
+    top = max(lowest, newest or today(scan))
     most, ahead = MAX_PAGE_SIZE, 1
     length = max(1, round(FILL * most / per_day)) if per_day else MEMORY
+    # The length to try if this one is too long, and the one after that: if the estimate
+    # is far off, it takes few requests to get down to a day.
     shorter, shrink = int(SHRINK * length), SHRINK**2
     while last >= lowest:
         end = min(last, top)
@@ -252,6 +252,11 @@ def check_created(query: Query, page: Page) -> None:
             "Homele was asked for customers created in certain days, and answered with "
             "others. Set scan_by to cursor, and tell Homele's support."
         )
+
+
+def today(scan: Scan) -> int:
+    """Return the day on which a scan began, as a number."""
+    return day_number(scan.progress.started or utc_now().isoformat())
 
 
 def created_on(record: Record) -> int:

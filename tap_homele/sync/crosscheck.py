@@ -25,7 +25,7 @@ from tap_homele.errors import CursorError, PageError
 from tap_homele.records import ADDITIONAL
 from tap_homele.sync import created
 from tap_homele.sync.cursor import by_cursor, to_second
-from tap_homele.sync.scan import MIDNIGHT, OVERLAP, Page, Round, earlier, utc_now
+from tap_homele.sync.scan import MIDNIGHT, Page, Round, soon_after
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,14 +102,11 @@ class Walk:
     @property
     def proves_the_cursor(self) -> bool:
         """Whether cursors have led to both kinds of customers that one can skip."""
-        return self.page_count == 1 or (
-            self._had_null and self._had_shared_second and not self._had_empty_page
-        )
+        return self._had_null and self._had_shared_second and not self._had_empty_page
 
     def hint(self, scan: Scan) -> Hint:
         """Return what is known of the created dates, but for those in the future."""
-        today = created.day_number(scan.progress.started or utc_now().isoformat())
-        newest = min(max(self.per_day, default=0), today)
+        newest = min(max(self.per_day, default=0), created.today(scan))
         recent = sum(self.per_day[newest - days] for days in range(RECENT_DAYS))
         return Hint(max(recent, 1) / RECENT_DAYS, newest)
 
@@ -136,10 +133,11 @@ def cross_checked(
     else:
         if scan.resumes:
             scan.gaps.append("Cross-check: not in a run that resumed another")
-        elif walk.page_count == 1:
-            scan.compared_until = scan.progress.started
-        elif walk.proves_the_cursor and not scan.announces_deletes:
-            # Where parts of a second are cut off it can be wrong: not for deletes.
+        elif walk.page_count == 1 or (
+            # The proof can be wrong where parts of a second are cut off: it will not do
+            # for deletes.
+            walk.proves_the_cursor and not scan.announces_deletes
+        ):
             scan.compared_until = scan.progress.started
         else:
             yield from compare(read, scan, walk, requests_left)
@@ -251,8 +249,8 @@ def windows_to_compare(
 def is_newer(record: Record, scan: Scan, now: str) -> bool:
     """Tell whether a customer may have come, or moved, since the scan began."""
     times = record["created_at"], record["updated_at"], record["last_activity_at"]
-    soon = earlier(now, -OVERLAP)  # later than that it is a plan, and no movement
-    return any(at and scan.signpost <= at <= soon for at in times)
+    latest = soon_after(now)
+    return any(at and scan.signpost <= at <= latest for at in times)
 
 
 def has_no_activity(record: Record) -> bool:

@@ -13,7 +13,7 @@ import typing as t
 from datetime import timedelta
 
 from tap_homele.errors import PageError
-from tap_homele.sync.scan import MIDNIGHT, OVERLAP, Progress, Query, earlier
+from tap_homele.sync.scan import MIDNIGHT, OVERLAP, Progress, Query, earlier, soon_after
 
 if t.TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,12 +43,12 @@ def by_cursor(read: Read, scan: Scan) -> Iterator[Page]:
     seen: dict[int, tuple[str, str]] = {}
     for page in from_checkpoint(read, scan):
         page_count += 1
-        activities = [at for at in (last_activity, *page.activities) if at]
+        activities = page.activities
         # The list may be sorted by parts of a second that the API does not write.
-        seconds = [to_second(at) for at in activities]
+        seconds = [to_second(at) for at in (last_activity, *activities) if at]
         is_sorted &= seconds == sorted(seconds, reverse=True)
-        has_days_only &= page.has_days_only or not page.activities
-        last_activity = activities[-1] if activities else ""
+        has_days_only &= page.has_days_only or not activities
+        last_activity = activities[-1] if activities else last_activity
         since = scan.signpost or earlier(page.at, OVERLAP)
         seen |= {r["id"]: times_of(r) for r in page.active_since(since)}
         yield page
@@ -107,9 +107,8 @@ def reread_head(read: Read, scan: Scan) -> Iterator[Page]:
         page_count = 0
         for page in read_head(read, since):
             started = started or page.at
-            # An activity in the future keeps its place: it is no sign of movement.
-            soon = earlier(started, -OVERLAP)
-            has_moved |= any(at <= soon for at in page.activities)
+            latest = soon_after(started)  # what is planned keeps its place
+            has_moved |= any(at <= latest for at in page.activities)
             page_count += has_moved
             yield page
         if page_count <= 1:

@@ -11,9 +11,11 @@ import contextlib
 import logging
 import typing as t
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta
 
 import msgspec
+
+from tap_homele.records import utc_now
 
 if t.TYPE_CHECKING:
     from tap_homele.records import Record
@@ -72,8 +74,9 @@ class Page(t.NamedTuple):
         The cursor in the vendor's document holds a day, so the list may do so too. Then
         all have the same time of the day, midnight in some zone.
         """
-        days = {at[: len("2026-02-15")] for at in self.activities}
-        times = {at[len("2026-02-15") :] for at in self.activities}
+        activities = self.activities
+        days = {at[: len("2026-02-15")] for at in activities}
+        times = {at[len("2026-02-15") :] for at in activities}
         return times == {MIDNIGHT} or (len(times) == 1 and len(days) > 1)
 
     def active_since(self, since: str) -> list[Record]:
@@ -265,6 +268,9 @@ def earlier(moment: str, span: timedelta) -> str:
     return moment
 
 
-def utc_now() -> datetime:
-    """Return the clock of this machine, UTC."""
-    return datetime.now(timezone.utc)
+def soon_after(now: str) -> str:
+    """Return the latest time that can be a movement: what is later is planned.
+
+    Clocks differ by less than ``OVERLAP``.
+    """
+    return earlier(now, -OVERLAP)
