@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeAlias
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 
 from tests.sandbox import Sandbox
-from tests.sandbox.postgres import postgres
+from tests.sandbox.postgres import folders_opened, postgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +29,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=150,
         help="how many histories the simulation goes through",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Open the folders above PostgreSQL until the last worker has ended."""
+    if not hasattr(config, "workerinput"):  # xdist's workers are processes below this
+        opened = ExitStack()
+        opened.enter_context(folders_opened())
+        config.add_cleanup(opened.close)
 
 
 @pytest.fixture

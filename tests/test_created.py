@@ -174,6 +174,7 @@ def test_neighbouring_windows_leave_no_day_out(
         assert older == newer + timedelta(days=-1 if inclusive else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("per_day", "most"), [(0.5, 1.6), (4, 1.5), (12, 1.55), (30, 1.75)]
 )

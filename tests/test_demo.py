@@ -116,6 +116,7 @@ def test_it_ends_with_the_process_that_started_it(folder: Path, port: int) -> No
     wait_until_gone(folder)
 
 
+@pytest.mark.slow
 def test_it_starts_again_after_a_kill(folder: Path, port: int) -> None:
     assert step(folder, port, "start").returncode == 0
     for process in alive(folder):

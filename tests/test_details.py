@@ -458,6 +458,7 @@ def test_some_can_be_deleted_while_their_details_are_read(serve: Serve) -> None:
 # Between runs.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan_by", ["cursor", "created_date"])
 def test_after_a_kill_what_was_not_confirmed_is_asked_for_and_nothing_else(
     serve: Serve, scan_by: str
@@ -510,6 +511,7 @@ def one_day(sandbox: Sandbox, count: int) -> None:
         row["created_at"] = rows[0]["created_at"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("killed_at", "inclusive"), [(120, True), (260, False)])
 def test_a_kill_in_a_day_that_is_read_by_the_cursor_loses_nothing(
     serve: Serve, killed_at: int, *, inclusive: bool

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tap_homele.client import HomeleStream
-from tap_homele.http import FAILURE_WAITS
+from tap_homele.http import FAILURE_WAITS, Session
 from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox, faults
 from tests.sandbox.server import Token, json_response
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flask import Response
+    from requests import PreparedRequest
+    from requests import Response as RequestsResponse
 
     from tests.conftest import Serve
 
@@ -280,14 +282,31 @@ def sandbox(serve: Serve) -> Sandbox:
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Bring the bounds of an answer to where a test reaches them."""
+def _soon(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Bring the bounds of an answer to where a test reaches them.
+
+    Those of a good answer stay: a busy machine may take its time over it.
+    """
+
+    def seconds(_: object = None) -> float:
+        return 0.2 if sandbox.fails_next else 60
+
+    send = Session.send
+
+    def send_soon(
+        session: Session, prepared: PreparedRequest, **options: Any
+    ) -> RequestsResponse:
+        monkeypatch.setattr("tap_homele.http.ANSWER_SECONDS", seconds())
+        return send(session, prepared, **options)
+
     monkeypatch.setattr("tap_homele.http.ANSWER_BYTES", 100_000)
     name = request.node.name
     if "trickle" in name:
-        monkeypatch.setattr("tap_homele.http.ANSWER_SECONDS", 0.2)
+        monkeypatch.setattr(Session, "send", send_soon)
     if "silence" in name:
-        monkeypatch.setattr(HomeleStream, "timeout", 0.2)
+        monkeypatch.setattr(HomeleStream, "timeout", property(seconds))
 
 
 @pytest.fixture(params=["console", "structured"])

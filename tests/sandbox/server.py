@@ -182,6 +182,12 @@ class Sandbox:
         with self._lock:
             self.faults.append(Fault(answer, self._list_requests + at, times))
 
+    @property
+    def fails_next(self) -> bool:
+        """Whether the next request for a list will be answered in another way."""
+        with self._lock:
+            return self._fault(self._list_requests + 1) is not None
+
     # Serving.
 
     def __enter__(self) -> Self:
@@ -249,7 +255,7 @@ class Sandbox:
         if self.meanwhile:
             self.meanwhile()
         self._list_requests += 1
-        fault = self._fault()
+        fault = self._fault(self._list_requests)
         return self._guarded(fault or self._ordinary)
 
     def _ordinary(self) -> Response:
@@ -274,9 +280,9 @@ class Sandbox:
             shown = self.render(customer) if self.render else customer
             return json_response({"success": True, "data": shown | details_of(shown)})
 
-    def _fault(self) -> Callable[[], Response] | None:
+    def _fault(self, at: int) -> Callable[[], Response] | None:
         for fault in self.faults:
-            if fault.at <= self._list_requests < fault.at + fault.times:
+            if fault.at <= at < fault.at + fault.times:
                 return fault.answer
         return None
 
