@@ -1,39 +1,27 @@
-"""The base class of all streams: address, headers, token, envelope, errors."""
-
-from __future__ import annotations
+"""The base classes of the streams: requests, envelope, errors; the SDK's defaults."""
 
 import functools
 import re
 import typing as t
+from collections.abc import Iterator
 from http import HTTPStatus
 from importlib.metadata import version
 from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 
 import backoff
+import requests
 from singer_sdk.authenticators import BearerTokenAuthenticator
 from singer_sdk.exceptions import RetriableAPIError
+from singer_sdk.helpers.conform import TypeConformanceLevel
+from singer_sdk.helpers.types import Context, RequestFunc
+from singer_sdk.mapper import RemoveRecordTransform
+from singer_sdk.singerlib import RecordMessage
 from singer_sdk.streams import RESTStream
 
+from tap_homele import records
 from tap_homele.config import base_url
-from tap_homele.decoding import decode
-from tap_homele.errors import PageError, ServerError, TokenError
-from tap_homele.http import body_of, endpoint_of, retry_after, waits
-
-if t.TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import requests
-    from backoff.types import Details
-    from singer_sdk.helpers.types import Context, RequestFunc
-
-    from tap_homele.http import Session
-    from tap_homele.tap import TapHomele
-
-# The statuses below 500 after which the same request may succeed.
-TRANSIENT = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT}
-
-# A body: one JSON object.
-Answer = dict[str, t.Any]
+from tap_homele.errors import CursorError, PageError, TokenError
+from tap_homele.http import Session, body_of, endpoint_of, retry_after, waits
 
 
 class HomeleStream(RESTStream[str | None]):
@@ -43,10 +31,28 @@ class HomeleStream(RESTStream[str | None]):
     # page, which Laravel can send, must not be taken for an answer.
     allow_redirects = False
 
-    def __init__(self, tap: TapHomele) -> None:
+    # Seconds to wait for a connection, and for each part of an answer.
+    timeout = 60
+
+    # What to do about an answer that will not change, by its status.
+    refusals: t.ClassVar[dict[int, str]] = {
+        401: "Homele does not know the token ({said}, {endpoint}): it is wrong, "
+        "expired or revoked. Make a new one in Homele under Settings > API "
+        "Integration and set it as auth_token.",
+        403: "The token is not allowed to do this ({said}, {endpoint}). Give it the "
+        "permission customer:read in Homele under Settings > API Integration.",
+        404: "There is no Homele API at this address ({said}, {endpoint}). Check the "
+        "setting api_url; if it has worked before, run the tap again later.",
+    }
+    redirected = (
+        "{endpoint} was answered with a redirect ({said}), which is not followed, "
+        "since the token is for this address only. Check the setting api_url."
+    )
+
+    def __init__(self, tap: t.Any) -> None:
         """Make a stream that uses the session of the tap."""
         super().__init__(tap)
-        self.session = tap.session
+        self.session: Session = tap.session
         # The SDK asks for a body several times: it is parsed once.
         self.read_answer = functools.lru_cache(maxsize=1)(read_answer)
 
@@ -78,11 +84,6 @@ class HomeleStream(RESTStream[str | None]):
         """Sends the token as ``Authorization: Bearer``."""
         return BearerTokenAuthenticator(token=self.config["auth_token"])
 
-    @property
-    def timeout(self) -> int:
-        """Seconds to wait for a connection, and for each part of an answer."""
-        return 60
-
     def validate_response(self, response: requests.Response) -> None:
         """Check an answer; inside the retries, so that half a body is tried again.
 
@@ -95,14 +96,16 @@ class HomeleStream(RESTStream[str | None]):
         if status == HTTPStatus.OK:
             self.read_answer(response)
             return
-        said = f"{status}{quoted_message(response)}"
-        if status in TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        endpoint, said = endpoint_of(response.request), quoted_message(response)
+        if status in {408, 429} or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise RetriableAPIError(
-                f"{endpoint_of(response.request)} was answered with {said}.", response
+                f"{endpoint} was answered with {status}{said}.", response
             )
-        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            raise TokenError(_refusal(response, said))
-        raise PageError(_refusal(response, said))
+        refusal = self.refusals.get(status, "Homele refused {endpoint} ({said}).")
+        refusal = self.redirected if response.is_redirect else refusal
+        is_token = status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+        error = TokenError if is_token else PageError
+        raise error(refusal.format(said=f"{status}{said}", endpoint=endpoint))
 
     def request_decorator(self, func: RequestFunc) -> RequestFunc:
         """Try a request again, as ``waits`` decides.
@@ -113,26 +116,16 @@ class HomeleStream(RESTStream[str | None]):
         Returns:
             The same, with retries. It raises no ``RetriableAPIError``.
         """
-        retrying = backoff.on_exception(
+        return backoff.on_exception(
             waits,
             RetriableAPIError,
             on_backoff=self.backoff_handler,
+            on_giveup=self.give_up,
             jitter=None,
             logger=None,
         )(func)
 
-        def send(
-            request: requests.PreparedRequest,
-            context: Context | None,
-        ) -> requests.Response:
-            try:
-                return retrying(request, context)
-            except RetriableAPIError as error:
-                raise _given_up(error, self.session) from None
-
-        return send
-
-    def backoff_handler(self, details: Details) -> None:
+    def backoff_handler(self, details: t.Any) -> None:
         """Log that the tap waits before it tries a request again.
 
         Args:
@@ -140,8 +133,7 @@ class HomeleStream(RESTStream[str | None]):
         """
         failure, seconds = details["exception"], details["wait"]
         self.session.seconds_waited += seconds
-        response = getattr(failure, "response", None)
-        status = getattr(response, "status_code", None)
+        status = getattr(failure.response, "status_code", None)
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             self.logger.info(
                 "The API's rate limit is reached: waiting %.0f s.", seconds
@@ -149,22 +141,47 @@ class HomeleStream(RESTStream[str | None]):
         else:
             self.logger.warning("%s Trying again in %.0f s.", failure, seconds)
 
+    def give_up(self, details: t.Any) -> None:
+        """Raise the error of a request that was tried often enough.
+
+        Args:
+            details: From python-backoff: the failure.
+
+        Raises:
+            PageError: In any case; ``CursorError``, if the server fails on a cursor.
+        """
+        failure = details["exception"]
+        status = getattr(failure.response, "status_code", None)
+        told = retry_after(failure.response) or 0
+        later = f"in {told:.0f} seconds" if told > 0 else "later"
+        check = (
+            " If it has never worked, check the setting api_url, and the environment "
+            "variables HTTPS_PROXY and REQUESTS_CA_BUNDLE."
+        )
+        is_500 = status == HTTPStatus.INTERNAL_SERVER_ERROR
+        is_cursor = is_500 and "cursor=" in failure.response.request.url
+        error = CursorError if is_cursor else PageError
+        raise error(
+            f"{failure} Giving up: run the tap again {later}. The bookmark has not "
+            f"moved, so nothing is lost.{'' if self.session.answers else check}"
+        ) from None
+
     def parse_response(self, response: requests.Response) -> Iterator[t.Any]:
         """Yield each row of a page, as the API sent it.
 
         Raises:
             PageError: If ``data`` is not a list.
         """
-        rows = self.read_answer(response)["data"]
+        rows, endpoint = (
+            self.read_answer(response)["data"],
+            endpoint_of(response.request),
+        )
         if not isinstance(rows, list):
-            raise PageError(
-                f"{endpoint_of(response.request)} was answered with 'data' that is "
-                "not a list."
-            )
+            raise PageError(f"{endpoint} was answered with 'data' that is not a list.")
         yield from rows
 
 
-def read_answer(response: requests.Response) -> Answer:
+def read_answer(response: requests.Response) -> records.Record:
     """Parse the envelope of an answer, ``{"success": true, "data": …}``.
 
     Args:
@@ -177,16 +194,13 @@ def read_answer(response: requests.Response) -> Answer:
         RetriableAPIError: If the body is not JSON: cut off, or a proxy's page.
         PageError: If it is JSON, but not the documented envelope.
     """
-    try:
-        body = decode(response.content)
-    except ValueError:
-        is_html = "html" in response.headers.get("Content-Type", "")
-        raise RetriableAPIError(
-            f"{endpoint_of(response.request)} was answered with "
-            f"{'an HTML page' if is_html else 'no readable JSON'}.",
-            response,
-        ) from None
     answered = f"{endpoint_of(response.request)} was answered"
+    try:
+        body = records.decode(response.content)
+    except (ValueError, RecursionError):
+        is_html = "html" in response.headers.get("Content-Type", "")
+        got = "an HTML page" if is_html else "no readable JSON"
+        raise RetriableAPIError(f"{answered} with {got}.", response) from None
     if not isinstance(body, dict):
         raise PageError(f"{answered} with JSON that is not an object.")
     if body.get("success") is not True:
@@ -203,51 +217,6 @@ def read_answer(response: requests.Response) -> Answer:
     return body
 
 
-def _given_up(error: RetriableAPIError, session: Session) -> PageError:
-    """Make the error of a request that was tried often enough."""
-    told = retry_after(error.response)
-    later = f"in {told:.0f} seconds" if told and told > 0 else "later"
-    check = ""
-    if not session.answers:
-        check = (
-            " If it has never worked, check the setting api_url, and the environment "
-            "variables HTTPS_PROXY and REQUESTS_CA_BUNDLE."
-        )
-    status = error.response.status_code if error.response is not None else None
-    kind = ServerError if status == HTTPStatus.INTERNAL_SERVER_ERROR else PageError
-    return kind(
-        f"{error} Giving up: run the tap again {later}. The bookmark has not moved, so "
-        f"nothing is lost.{check}"
-    )
-
-
-def _refusal(response: requests.Response, said: str) -> str:
-    """Say what to do about an answer that will not change."""
-    endpoint = endpoint_of(response.request)
-    sentences: dict[int, str] = {
-        HTTPStatus.UNAUTHORIZED: (
-            f"Homele does not know the token ({said}, {endpoint}): it is wrong, "
-            "expired or revoked. Make a new one in Homele under Settings > API "
-            "Integration and set it as auth_token."
-        ),
-        HTTPStatus.FORBIDDEN: (
-            f"The token is not allowed to do this ({said}, {endpoint}). Give it the "
-            "permission customer:read in Homele under Settings > API Integration."
-        ),
-        HTTPStatus.NOT_FOUND: (
-            f"There is no Homele API at this address ({said}, {endpoint}). Check the "
-            "setting api_url; if it has worked before, run the tap again later."
-        ),
-    }
-    if response.is_redirect:
-        return (
-            f"{endpoint} was answered with a redirect ({said}), which is not followed, "
-            "since the token is for this address only. Check the setting api_url."
-        )
-    default = f"Homele refused {endpoint} ({said})."
-    return sentences.get(response.status_code, default)
-
-
 def quoted_message(response: requests.Response) -> str:
     """Quote the API's own ``message``, without the secrets of the request.
 
@@ -256,22 +225,111 @@ def quoted_message(response: requests.Response) -> str:
     message = body_of(response).get("message")
     if not isinstance(message, str) or not message:
         return ""
-    if secrets := _secrets(response.request):
-        pattern = re.compile("|".join(map(re.escape, secrets)), re.IGNORECASE)
-        message = pattern.sub("***", message)
+    # The token and the name that is searched for, in all spellings.
+    token = str(response.request.headers["Authorization"]).split(" ")[-1]
+    query = parse_qs(urlsplit(response.request.url or "").query)
+    names = [name.strip() for name in query.get("filter[query]", [])]
+    secrets = {token, token.split("|")[-1], *names}
+    secrets |= {spell(name) for name in names for spell in (quote, quote_plus)}
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        message = re.sub(re.escape(secret), "***", message, flags=re.IGNORECASE)
     return f", '{printable(message)}'"
-
-
-def _secrets(request: requests.PreparedRequest) -> list[str]:
-    """List the token and the name searched for in all spellings, longest first."""
-    token = str(request.headers["Authorization"]).split(" ")[-1]
-    names = parse_qs(urlsplit(request.url or "").query).get("filter[query]", [])
-    spelled = {token, token.split("|")[-1]}
-    for name in (*names, *map(str.strip, names)):
-        spelled |= {name, quote(name), quote_plus(name)}
-    return sorted(filter(None, spelled), key=len, reverse=True)
 
 
 def printable(text: str) -> str:
     """Make a text of the API fit a line of the log: 200 characters, no control ones."""
     return "".join(char if char.isprintable() else " " for char in text[:200])
+
+
+class CustomerStream(HomeleStream):
+    """What the streams of customers have in common."""
+
+    primary_keys: t.ClassVar[list[str]] = ["id"]
+
+    # Records fit the schema already: there is nothing left for the SDK to conform.
+    TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
+
+    # Whether the vendor says that there are fields whose names are not known.
+    has_unknown_fields = False
+
+    # The version that ACTIVATE_VERSION will name; None: it is not wanted.
+    version: int | None = None
+
+    @functools.cached_property
+    def fitter(self) -> records.Fitter:
+        """Makes records of rows, and logs each field that does not fit once."""
+
+        def notice(field: str, customer_id: int) -> None:
+            has_column = field.partition(".")[0] in self.schema["properties"]
+            is_expected = self.has_unknown_fields and not has_column
+            log = self.logger.info if is_expected else self.logger.warning
+            what = "does not fit a column" if has_column else "has no column of its own"
+            said = f"'{printable(field)}' {what}, first in customer {customer_id}"
+            log("%s: it is kept in %s.", said, records.ADDITIONAL)
+
+        flattening = self.config.get("flattening_enabled")
+        flattened = bool(flattening and self.config.get("flattening_max_depth"))
+        return records.Fitter(self.schema, notice, flattened=flattened)
+
+    @property
+    def is_incremental(self) -> bool:
+        """Whether there is a bookmark to keep."""
+        return self.replication_method == "INCREMENTAL"
+
+    @property
+    def announces_deletes(self) -> bool:
+        """Whether ACTIVATE_VERSION ends the sync."""
+        return not self.is_incremental and self.emit_activate_version_messages
+
+    def passes_stream_maps(self, record: records.Record) -> bool:
+        """Tell whether no stream map filters a record out.
+
+        One that removes the whole stream is no filter: its child is wanted then.
+        """
+        first = self.stream_maps[0]
+        return isinstance(first, RemoveRecordTransform) or first.get_filter_result(
+            record
+        )
+
+    def generate_child_contexts(self, *_: t.Any, **__: t.Any) -> Iterator[Context]:
+        """Return none: details are read for a page, not for each record.
+
+        The SDK writes a SCHEMA and a STATE for each child context.
+        """
+        return iter(())
+
+    @functools.cached_property
+    def _is_whole(self) -> bool:
+        """Whether all columns are selected."""
+        return all(self.mask.values())
+
+    def _generate_record_messages(
+        self, record: records.Record
+    ) -> t.Generator[RecordMessage, None, None]:
+        """Make the messages of a record, without looking for deselected columns.
+
+        The SDK looks for them in each record, which takes a fifth of the time of a sync
+        that selects all columns. It has no public hook for it; ``test_whole_records``
+        fails when it no longer calls this method, or does more.
+        """
+        if not self._is_whole:
+            yield from super()._generate_record_messages(record)
+            return
+        for to in self.stream_maps:
+            if (mapped := to.transform(record)) is not None:
+                at, version = records.utc_now(), self._stream_version
+                yield RecordMessage(to.stream_alias, mapped, version, at)
+
+    def activate_version(self) -> None:
+        """Send ACTIVATE_VERSION: the target deletes the rows of other versions."""
+        if self.version is not None:
+            super()._write_activate_version_message(self.version)
+
+    def _write_activate_version_message(self, full_table_version: int) -> None:
+        """Hold ACTIVATE_VERSION back until the scan is complete.
+
+        The SDK calls this before the first record, and a target deletes on arrival:
+        after a run that fails rows would be missing. It has no public hook for it;
+        ``test_activate_version`` fails when it no longer calls this method.
+        """
+        self.version = full_table_version

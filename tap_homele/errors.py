@@ -7,12 +7,8 @@ class PageError(FatalAPIError):
     """A page cannot be read, however often it is asked for."""
 
 
-class ServerError(PageError):
-    """The server itself fails (500)."""
-
-
 class CursorError(PageError):
-    """The server itself fails on a page that its cursor leads to."""
+    """The server itself fails (500) on a page that its cursor leads to."""
 
 
 class TokenError(FatalAPIError):

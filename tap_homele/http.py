@@ -3,31 +3,22 @@
 Nothing here knows the endpoints of Homele.
 """
 
-from __future__ import annotations
-
 import email.utils
 import functools
-import re
 import threading
 import typing as t
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from datetime import MAXYEAR, MINYEAR, datetime, timezone
-from decimal import Decimal
+from collections.abc import Callable, Generator, Iterator
+from concurrent import futures
+from datetime import datetime, timezone
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import requests
+from requests import PreparedRequest, Response, exceptions
 from singer_sdk.exceptions import RetriableAPIError
 
-from tap_homele.decoding import decode
 from tap_homele.errors import PageError
-
-if t.TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-
-P = t.ParamSpec("P")
-T = t.TypeVar("T")
+from tap_homele.records import decode, utc_now
 
 # How often a request is tried again that the API throttles.
 MAX_RATE_LIMIT_WAITS = 10
@@ -36,25 +27,13 @@ MAX_TOLD_WAIT = 15 * 60
 # The pauses, in seconds, after any other failure: about two minutes in all.
 FAILURE_WAITS = (1, 2, 4, 8, 16, 32, 60)
 
-# As good as never, in seconds.
-_FOREVER = 10**9
-
 # An answer must be complete after so many seconds, and have no more bytes. A page has a
 # tenth of a megabyte.
 ANSWER_SECONDS = 120
 ANSWER_BYTES = 16 * 2**20
 
 
-def server_time(response: requests.Response) -> datetime | None:
-    """Read the server's clock from an answer.
-
-    Returns:
-        The ``Date`` header as a UTC time; None if it is missing or unreadable.
-    """
-    return _http_date(response.headers.get("Date"))
-
-
-def retry_after(response: requests.Response | None) -> float | None:
+def retry_after(response: Response | None) -> float | None:
     """Read how long the API asks a client to wait.
 
     The header may hold whole seconds (Laravel) or a date (a proxy); the body of a 429
@@ -68,17 +47,13 @@ def retry_after(response: requests.Response | None) -> float | None:
     """
     if response is None:
         return None
-    header = response.headers.get("Retry-After", "").strip()
-    if header.isdecimal():
-        return min(float(header), _FOREVER)
-    if moment := _http_date(header):
-        now = server_time(response) or datetime.now(timezone.utc)
-        return (moment - now).total_seconds()
-    seconds = body_of(response).get("retry_after")
-    if isinstance(seconds, int | Decimal):
-        # An integer can be too large for a float.
-        return float(max(-_FOREVER, min(seconds, _FOREVER)))
-    return None
+    told = response.headers.get("Retry-After") or body_of(response).get("retry_after")
+    try:
+        return float(str(told))
+    except ValueError:
+        moment = http_date(str(told))
+    now = http_date(response.headers.get("Date")) or utc_now()
+    return (moment - now).total_seconds() if moment else None
 
 
 def waits() -> Generator[float, RetriableAPIError, None]:
@@ -94,76 +69,50 @@ def waits() -> Generator[float, RetriableAPIError, None]:
       of an hour in all.
     - Anything else: exponential, for about two minutes in all.
     """
-    rate_limit_waits = 0
-    maintenance = float(MAX_TOLD_WAIT)
+    rate_limit_waits, maintenance = 0, float(MAX_TOLD_WAIT)
     pauses = iter(FAILURE_WAITS)
     # python-backoff starts the generator with None, and then sends the failures.
     failure: RetriableAPIError = yield 0
     while True:
-        response = failure.response
-        status = response.status_code if response is not None else None
-        told = retry_after(response)
-        wait: float | None
+        told = retry_after(failure.response)
+        status = failure.response.status_code if failure.response is not None else None
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             wait = min(2**rate_limit_waits, FAILURE_WAITS[-1])
-            if told is not None:
-                wait = max(1.0, told + 1)
+            wait = wait if told is None else max(1.0, told + 1)
             rate_limit_waits += 1
             if rate_limit_waits > MAX_RATE_LIMIT_WAITS or wait > MAX_TOLD_WAIT:
                 return
         elif status == HTTPStatus.SERVICE_UNAVAILABLE and told and told > 0:
             wait = min(max(1.0, told), maintenance)
             maintenance -= wait
-            if not wait:
-                return
         else:
             rate_limit_waits = 0
-            wait = next(pauses, None)
-            if wait is None:
-                return
+            wait = next(pauses, 0)
+        if not wait:
+            return
         failure = yield wait
 
 
-def body_of(response: requests.Response) -> dict[str, t.Any]:
+def body_of(response: Response) -> dict[str, t.Any]:
     """Read the body of an error; empty, if it is not a JSON object."""
     try:
         body = decode(response.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 
 
-def _http_date(header: str | None) -> datetime | None:
+def http_date(header: str | None) -> datetime | None:
+    """Read a header like ``Date``, UTC; None if it is missing or unreadable."""
     try:
         moment = email.utils.parsedate_to_datetime(header or "")
+        moment = moment.replace(tzinfo=moment.tzinfo or timezone.utc)
+        return moment.astimezone(timezone.utc)
     except (ValueError, OverflowError):
         return None
-    if not MINYEAR < moment.year < MAXYEAR:
-        return None  # no room to add or subtract hours
-    return moment.replace(tzinfo=moment.tzinfo or timezone.utc).astimezone(timezone.utc)
 
 
-def in_background(
-    function: t.Callable[P, T], *args: P.args, **kwargs: P.kwargs
-) -> Future[T]:
-    """Call a function in a daemon thread, which does not keep the tap from ending.
-
-    Returns:
-        A future of its result or its error.
-    """
-    future: Future[T] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(function(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001
-            future.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return future
-
-
-class TooLongError(requests.exceptions.RequestException):
+class TooLongError(exceptions.RequestException):
     """An answer is longer than ``ANSWER_BYTES``."""
 
 
@@ -181,14 +130,11 @@ class Session(requests.Session):
     def __init__(self) -> None:
         """Start counting."""
         super().__init__()
-        self.requests = 0
-        self.answers = 0
+        self.requests = self.answers = 0
         self.requests_left: int | None = None
         self.seconds_waited = 0.0
 
-    def send(
-        self, request: requests.PreparedRequest, **options: t.Any
-    ) -> requests.Response:
+    def send(self, request: PreparedRequest, **options: t.Any) -> Response:
         """Send a request, and receive the complete answer.
 
         Args:
@@ -206,48 +152,43 @@ class Session(requests.Session):
         if (request.url or "").startswith("http:"):
             # http is for this machine only: a proxy would see the token.
             environment["proxies"] = {}
-        # The time-out of requests is for each part of an answer, not for all of it.
-        receive = functools.partial(self._receive, request)
-        answer = in_background(receive, **environment | options | {"stream": True})
+        options = {**environment, **options, "stream": True}
+        # The time-out of requests is for each part of an answer, not for all of it. And
+        # a daemon thread does not keep the tap from ending.
+        answer: futures.Future[Response] = futures.Future()
+        send = functools.partial(super().send, request, **options)
+        threading.Thread(target=_receive, args=(send, answer), daemon=True).start()
         try:
             response = answer.result(ANSWER_SECONDS)
-        except FutureTimeoutError:
-            failure = unanswered(request, requests.exceptions.Timeout())
-        except OSError as error:
+        except (futures.TimeoutError, OSError) as error:
             failure = unanswered(request, error)
         else:
-            return self._counted(response)
+            self.answers += 1
+            left = response.headers.get("X-RateLimit-Remaining", "")
+            self.requests_left = int(left[:9]) if left.isdecimal() else None
+            return response
         # Not in the except clause: a structured log shows the context of an exception.
         raise failure
 
-    def _counted(self, response: requests.Response) -> requests.Response:
-        self.answers += 1
-        left = response.headers.get("X-RateLimit-Remaining", "")
-        self.requests_left = int(left) if re.fullmatch(r"\d{1,9}", left) else None
-        return response
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
+    def get_redirect_target(self, resp: Response) -> None:
         """Return None: redirects are not followed, so their target is not parsed."""
 
-    def _receive(
-        self, request: requests.PreparedRequest, **options: t.Any
-    ) -> requests.Response:
-        try:
-            with super().send(request, **options) as response:
-                raw: t.Any = response.raw
-                raw.stream = functools.partial(_bounded, raw.stream)
-                _ = response.content  # requests keeps it
-                return response
-        except ValueError as error:
-            # http.client trusts a server to send numbers where it should.
-            if isinstance(error, requests.exceptions.RequestException):
-                raise
-            raise requests.exceptions.ContentDecodingError from error
+
+def _receive(send: Callable[[], Response], answer: futures.Future[Response]) -> None:
+    """Send a request, and make its complete answer, or its error, a result."""
+    try:
+        with send() as response:
+            raw: t.Any = response.raw
+            raw.stream = functools.partial(_bounded, raw.stream)
+            _ = response.content  # requests keeps it
+            answer.set_result(response)
+    except BaseException as error:  # noqa: BLE001
+        # http.client trusts a server to send numbers where it should.
+        is_damaged = isinstance(error, ValueError) and not isinstance(error, OSError)
+        answer.set_exception(exceptions.ContentDecodingError() if is_damaged else error)
 
 
-def _bounded(
-    stream: t.Callable[..., Iterator[bytes]], *args: t.Any, **kwargs: t.Any
-) -> Iterator[bytes]:
+def _bounded(stream: t.Any, *args: t.Any, **kwargs: t.Any) -> Iterator[bytes]:
     """Yield the parts of a body, up to ``ANSWER_BYTES``."""
     size = 0
     for part in stream(*args, **kwargs):
@@ -259,46 +200,45 @@ def _bounded(
 
 # The sentences for failures that may pass, special ones before general ones. The texts
 # of requests contain the query, and that may contain a person's name.
-_FAILURES: dict[type[Exception], str] = {
-    requests.exceptions.Timeout: "there was no whole answer in time",
-    requests.exceptions.ProxyError: "the proxy did not let it through",
-    requests.exceptions.SSLError: "there was no secure connection to {host}",
-    requests.exceptions.ConnectionError: "the connection to {host} failed",
-    requests.exceptions.ChunkedEncodingError: "the answer broke off",
-    requests.exceptions.ContentDecodingError: "the answer was damaged on its way",
-    requests.exceptions.InvalidHeader: "the answer was damaged on its way",
-    TooLongError: "the answer did not end",
+_FAILURES: dict[tuple[type[Exception], ...], str] = {
+    (futures.TimeoutError, exceptions.Timeout): "there was no whole answer in time",
+    (exceptions.ProxyError,): "the proxy did not let it through",
+    (exceptions.SSLError,): "there was no secure connection to {host}",
+    (exceptions.ConnectionError,): "the connection to {host} failed",
+    (exceptions.ChunkedEncodingError,): "the answer broke off",
+    (exceptions.ContentDecodingError, exceptions.InvalidHeader): "the answer was "
+    "damaged on its way",
+    (TooLongError,): "the answer did not end",
 }
 
 
-def endpoint_of(request: requests.PreparedRequest) -> str:
+def endpoint_of(request: PreparedRequest) -> str:
     """Name what was asked, without the query, which may hold a person's name."""
     return f"{request.method} {urlsplit(request.url or '').path}"
 
 
-def unanswered(
-    request: requests.PreparedRequest, error: OSError
-) -> RetriableAPIError | PageError:
+def unanswered(request: PreparedRequest, error: Exception) -> Exception:
     """Make the error of a request that got no answer."""
     endpoint = endpoint_of(request)
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return PageError(
             f"{endpoint} was not sent: the certificate of the server cannot be "
             "verified. Check the setting api_url; if a proxy of your company has a "
-            "certificate of its own, name the file of its CA in the environment "
-            "variable REQUESTS_CA_BUNDLE."
+            "certificate of its own, set REQUESTS_CA_BUNDLE to the file of its CA."
         )
-    for kind, sentence in _FAILURES.items():
-        if isinstance(error, kind):
-            said = sentence.format(host=urlsplit(request.url or "").hostname)
-            if "Read timed out" in str(error):
-                said = _FAILURES[requests.exceptions.Timeout]
-            elif "resolve" in str(error):
-                said += ": there is no such host"
-            return RetriableAPIError(f"{endpoint} failed: {said}.")
-    is_of_requests = isinstance(error, requests.exceptions.RequestException)
-    reason = type(error).__name__ if is_of_requests else error
-    return PageError(
-        f"{endpoint} could not be sent: {reason}. Check the environment variables "
-        "HTTPS_PROXY and REQUESTS_CA_BUNDLE."
-    )
+    said = ""
+    for kinds, sentence in _FAILURES.items():
+        said = said or (sentence if isinstance(error, kinds) else "")
+    if not said:
+        is_of_requests = isinstance(error, exceptions.RequestException)
+        reason = type(error).__name__ if is_of_requests else error
+        return PageError(
+            f"{endpoint} could not be sent: {reason}. Check the environment variables "
+            "HTTPS_PROXY and REQUESTS_CA_BUNDLE."
+        )
+    if "Read timed out" in str(error):
+        said = "there was no whole answer in time"
+    elif "resolve" in str(error):
+        said += ": there is no such host"
+    host = urlsplit(request.url or "").hostname
+    return RetriableAPIError(f"{endpoint} failed: {said.format(host=host)}.")

@@ -1,24 +1,18 @@
 """Read the list of customers: a query becomes requests, an answer becomes a page."""
 
-from __future__ import annotations
-
 import typing as t
+from collections.abc import Iterator
 
+import requests
 from singer_sdk.streams.rest import HTTPRequest, PageContext
 
 from tap_homele import records
+from tap_homele.client import CustomerStream
 from tap_homele.config import filters_of
-from tap_homele.errors import CursorError, PageError, ServerError
-from tap_homele.http import server_time
+from tap_homele.http import http_date
 from tap_homele.pagination import CursorPaginator
-from tap_homele.sdk import CustomerStream
 from tap_homele.sync.created import MAX_PAGE_SIZE
 from tap_homele.sync.scan import Page, Query
-
-if t.TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import requests
 
 
 class CustomerPages(CustomerStream):
@@ -38,12 +32,7 @@ class CustomerPages(CustomerStream):
         """
         self._query = query
         self._paginator = CursorPaginator(self.read_answer, query.cursor)
-        try:
-            yield from t.cast("Iterator[Page]", self.request_records(None))
-        except ServerError as error:
-            if self._paginator.current_value is None:
-                raise  # an outage: there was no cursor
-            raise CursorError(str(error)) from None
+        yield from t.cast("Iterator[Page]", self.request_records(None))
 
     def get_http_request(self, *, page: PageContext[str | None]) -> HTTPRequest:
         """Make the request for a page.
@@ -51,11 +40,9 @@ class CustomerPages(CustomerStream):
         Cursors hold neither the filters nor the page size (Laravel), so each request
         repeats them.
         """
-        days = {
-            "filter[date_from]": self._query.created_from,
-            "filter[date_to]": self._query.created_to,
-        }
-        window = {name: day.isoformat() for name, day in days.items() if day}
+        first, last = self._query.created_from, self._query.created_to
+        days = {"filter[date_from]": first, "filter[date_to]": last}
+        window = {name: str(day) for name, day in days.items() if day}
         return HTTPRequest(
             url=f"{self.url_base}{self.path}",
             headers=self.http_headers,
@@ -83,11 +70,9 @@ class CustomerPages(CustomerStream):
         try:
             fitted.extend(map(self.fitter.fit, super().parse_response(response)))
         except records.MisfitError as reason:
-            raise PageError(
-                f"Page {self._paginator.count + 1} of the list: row {len(fitted) + 1} "
-                f"{reason}, so it cannot be stored. Stopped, because a customer would "
-                "be missing. Tell Homele's support."
+            raise self._paginator.error(
+                f"cannot be stored: row {len(fitted) + 1} {reason}"
             ) from None
-        at = server_time(response) or records.utc_now()
+        at = http_date(response.headers.get("Date")) or records.utc_now()
         next_cursor = self._paginator.next_cursor(response)
         yield Page(fitted, at.isoformat(timespec="seconds"), next_cursor)

@@ -1,23 +1,20 @@
 """Follow ``meta.next_cursor`` while ``meta.has_more`` says so."""
 
-from __future__ import annotations
-
 import typing as t
-from collections import Counter
+from collections.abc import Callable
 
+import requests
 from singer_sdk.pagination import BaseAPIPaginator
 
 from tap_homele.errors import PageError
 
-if t.TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import requests
-
-
 # A page can come again where pages are small and a customer moves down. So often it is
 # a server that leads round in a circle under ever new cursors.
 MAX_TIMES = 10
+
+
+# Parses the body of a response.
+ReadAnswer = Callable[[requests.Response], dict[str, t.Any]]
 
 
 class CursorPaginator(BaseAPIPaginator[str | None]):
@@ -27,11 +24,7 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
     end it quietly is an error, because customers would be missing.
     """
 
-    def __init__(
-        self,
-        read_answer: Callable[[requests.Response], dict[str, t.Any]],
-        start: str | None = None,
-    ) -> None:
+    def __init__(self, read_answer: ReadAnswer, start: str | None = None) -> None:
         """Start at a page.
 
         Args:
@@ -41,7 +34,9 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
         super().__init__(start)
         self._read_answer = read_answer
         self._seen = {start}
-        self._pages: Counter[int] = Counter()
+        # The customers of the page before, and how often it has come in a row.
+        self._ids: list[object] = []
+        self._times = 0
 
     def continue_if_empty(self, response: requests.Response) -> bool:  # noqa: ARG002
         """Leave it to ``has_more``: by default the SDK ends the list quietly."""
@@ -61,11 +56,11 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
         Raises:
             PageError: If this page has come too often.
         """
-        rows = self._read_answer(response)["data"]
-        page = hash(tuple(row["id"] for row in rows))
-        if self._pages[page] == MAX_TIMES:
-            raise self._error(f"has come {MAX_TIMES} times before")
-        self._pages[page] += 1
+        ids = [row["id"] for row in self._read_answer(response)["data"]]
+        self._times = self._times + 1 if ids == self._ids else 0
+        if self._times == MAX_TIMES:
+            raise self.error(f"has come {MAX_TIMES} times before")
+        self._ids = ids
         super().advance(response)
         self._seen.add(self.current_value)
 
@@ -85,21 +80,22 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
         answer = self._read_answer(response)
         meta = answer.get("meta")
         if not isinstance(meta, dict):
-            raise self._error("has no 'meta'")
+            raise self.error("has no 'meta'")
         has_more, cursor = meta.get("has_more"), meta.get("next_cursor")
         if not isinstance(has_more, bool):
-            raise self._error("does not say true or false in 'meta.has_more'")
+            raise self.error("does not say true or false in 'meta.has_more'")
         if not has_more:
             return None
         if not answer["data"]:
-            raise self._error("is empty, but says that more follow")
+            raise self.error("is empty, but says that more follow")
         if not isinstance(cursor, str) or not cursor:
-            raise self._error("says that more follow, but has no 'meta.next_cursor'")
+            raise self.error("says that more follow, but has no 'meta.next_cursor'")
         if cursor in self._seen:
-            raise self._error("leads back to a page that was read already")
+            raise self.error("leads back to a page that was read already")
         return cursor
 
-    def _error(self, what: str) -> PageError:
+    def error(self, what: str) -> PageError:
+        """Make the error of a page that cannot be right."""
         return PageError(
             f"Page {self.count + 1} of the list {what}. Stopped, because customers "
             "could be missing. Run the tap again; if it stays so, tell Homele's "

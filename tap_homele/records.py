@@ -1,15 +1,18 @@
 """One row of the API becomes one record that fits the schema, and nothing is dropped.
 
+JSON is parsed without losing a digit or a character.
+
 What no column can hold, and what the schema does not know, goes into the open object
 ``additional_properties`` under its own name.
 """
 
-from __future__ import annotations
-
+import contextlib
+import json
 import re
 import typing as t
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timezone
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 import msgspec
 
@@ -20,11 +23,19 @@ _encoder = msgspec.json.Encoder(decimal_format="number")
 # A value that is nested more deeply than this is kept as its JSON text.
 DEEPEST = 100
 
-# Is called with the name of a field and the id of a row.
-Notice = t.Callable[[str, int], None]
+# JSON numbers have no bounds, and databases do: what is beyond 10^1000, or is written
+# with more characters than these, becomes text.
+MAX_EXPONENT = 1000
+MAX_LENGTH = 10_000
 
-# Makes a value fit a column, or raises MisfitError.
-Fit = t.Callable[[t.Any], t.Any]
+# The longest integer that Python reads, in digits.
+MAX_DIGITS = 4300
+
+# Is called with the name of a field and the id of a row.
+Notice = Callable[[str, int], None]
+
+# Makes a value that is not null fit a column; None, if it does not.
+Fit = Callable[[t.Any], t.Any]
 
 # The column for whatever has no column.
 ADDITIONAL = "additional_properties"
@@ -38,36 +49,50 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # What a time has of digits that neither Python nor PostgreSQL keeps.
 _BEYOND_MICROSECONDS = re.compile(r"[.,]\d{6}(\d+)", re.ASCII)
 
-# What msgspec takes for a value that is as it is documented, by its format or its type.
-_USUAL: dict[str, t.Any] = {
-    "string": str,
-    "integer": t.Annotated[int, msgspec.Meta(ge=-BIGINT, le=BIGINT - 1)],
-    "singer.decimal": t.Annotated[
-        str, msgspec.Meta(pattern=r"\A-?[0-9]+(\.[0-9]+)?\Z")
-    ],
-    "date": date,
-    "date-time": datetime,
-}
-
-_DECIMAL = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
+_DECIMAL = r"\A-?[0-9]+(\.[0-9]+)?\Z"
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,18}", re.ASCII)
 
 
 class MisfitError(ValueError):
-    """A value, or a row, that does not fit.
+    """A row that cannot be stored, and why."""
 
-    Attributes:
-        fitting: The part of it that its column can hold.
-        rest: The parts that it cannot, by their names; None, if it is the whole value.
+
+def _number(text: str) -> Decimal | str:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return text
+    too_long = len(text) > MAX_LENGTH or abs(number.adjusted()) > MAX_EXPONENT
+    return text if too_long else number
+
+
+_decoder = msgspec.json.Decoder(float_hook=_number)
+
+
+def decode(body: bytes) -> t.Any:
+    """Parse the body of an answer.
+
+    Returns:
+        Its JSON, in the characters of ``storable``. Numbers with a fraction or an
+        exponent are ``Decimal``; a number that is too long is text.
+
+    Raises:
+        ValueError: If it is not JSON.
+        RecursionError: If it is nested too deeply to be read.
     """
-
-    def __init__(
-        self, reason: str = "", fitting: t.Any = None, rest: Record | None = None
-    ) -> None:
-        """Say what does not fit."""
-        super().__init__(reason)
-        self.fitting = fitting
-        self.rest = rest
+    try:
+        value = _decoder.decode(body)
+    except msgspec.DecodeError:
+        # msgspec does not take all that JSON can spell: half a pair of surrogates,
+        # integers of thousands of digits.
+        value = json.loads(
+            body,
+            parse_float=_number,
+            parse_int=lambda text: int(text) if len(text) <= MAX_DIGITS else text,
+            parse_constant=int,  # refuses NaN and Infinity, which are no JSON
+        )
+        return storable(value)
+    return storable(value) if b"\\u0000" in body else value
 
 
 def utc(value: object) -> str | None:
@@ -125,9 +150,7 @@ def storable(value: t.Any) -> t.Any:
 class Fitter:
     """Makes records of rows, for one stream and one run."""
 
-    def __init__(
-        self, schema: Record, notice: Notice, *, flattened: bool = False
-    ) -> None:
+    def __init__(self, schema: Record, notice: Notice, *, flattened: bool) -> None:
         """Take the columns.
 
         Args:
@@ -136,19 +159,11 @@ class Fitter:
                 first row.
             flattened: Whether the SDK will make a column of each part of an object.
         """
-        columns = dict(schema["properties"])
-        columns.pop(ADDITIONAL)
-        self._columns = {
-            name: _fit_for(name, column) for name, column in columns.items()
-        }
+        columns = {n: c for n, c in schema["properties"].items() if n != ADDITIONAL}
+        self._columns = {name: _fit_for(of) for name, of in columns.items()}
         self._empty = dict.fromkeys([*columns, ADDITIONAL])
-        # Of a null the SDK would make a column that the flattened schema does not have.
-        self._spelled_out = {
-            name: [*column["properties"]]
-            for name, column in columns.items()
-            if flattened and "properties" in column
-        }
-        self._usual = _struct("Row", columns, required=set(schema["required"]))
+        self._flattened = flattened
+        self._usual = _struct(columns, schema["required"])
         self._times = [n for n, c in columns.items() if c.get("format") == "date-time"]
         self._notice = notice
         self._noticed: set[str] = set()
@@ -168,9 +183,10 @@ class Fitter:
                 be told from others.
         """
         record = self._fit_usual(row) or self._fit_any(row)
-        for name, parts in self._spelled_out.items():
-            if record[name] is None:
-                record[name] = dict.fromkeys(parts)
+        for name, column in self._columns.items() if self._flattened else ():
+            # Of a null the SDK would make a column that the flattened schema lacks.
+            if record[name] is None and isinstance(column, dict):
+                record[name] = dict.fromkeys(column)
         return record
 
     def _fit_usual(self, row: t.Any) -> Record | None:
@@ -183,164 +199,126 @@ class Fitter:
         """
         try:
             msgspec.convert(row, self._usual)
-            record: Record = {**row, ADDITIONAL: None}
-            for name in self._times:
-                if (value := record[name]) and not _is_in_utc(value):
-                    record[name] = _time(value)
-        except (msgspec.ValidationError, MisfitError):
+        except msgspec.ValidationError:
             return None
+        record: Record = {**row, ADDITIONAL: None}
+        for name in self._times:
+            value = record[name]
+            # Quicker than to parse it: is it spelled as ``utc`` would?
+            if value and (value[10] != "T" or value[19:] != "+00:00"):
+                record[name] = utc(value)
+                if record[name] is None or _loses_digits(value):
+                    return None
         return record
 
     def _fit_any(self, row: t.Any) -> Record:
         if not isinstance(row, dict):
             raise MisfitError("is not an object")
-        row_id, fits = _part(_integer, row.get("id"))  # PHP likes to write "42" for 42
-        if row_id is None or not fits:
-            raise MisfitError("has no integer 'id'")
         record = self._empty.copy()
         extra: Record = {}
-        for name, value in row.items():
-            fit = self._columns.get(name)
-            if fit is None:
-                extra[name] = value
-                continue
-            try:
-                record[name] = fit(value)
-            except MisfitError as misfit:
-                record[name] = misfit.fitting
-                rest = {name: value} if misfit.rest is None else misfit.rest
-                for key, item in rest.items():
-                    extra[_free(key, extra, row) if misfit.rest else key] = item
-        if extra:
-            record[ADDITIONAL] = {k: _shallow(value) for k, value in extra.items()}
+        for name, value in _place(row, self._columns, record):
+            extra[_free(name, extra)] = _shallow(value)
+        if record["id"] is None:
+            raise MisfitError("has no integer 'id'")
+        record[ADDITIONAL] = extra or None
         for name in extra.keys() - self._noticed:
             self._noticed.add(name)
-            self._notice(name, row_id)
+            self._notice(name, record["id"])
         return record
+
+
+def _place(row: Record, columns: Record, record: Record) -> Iterator[tuple[str, t.Any]]:
+    """Put what fits its column into a record.
+
+    Yields:
+        What does not fit, or has no column, with its name.
+    """
+    for name, value in row.items():
+        column = columns.get(name)
+        if isinstance(column, dict) and isinstance(value, dict):
+            record[name] = dict.fromkeys(column)
+            for part, item in _place(value, column, record[name]):
+                yield f"{name}.{part}", item
+        elif column is None or value is not None:
+            if callable(column):
+                record[name] = column(value)
+            if record.get(name) is None or (column is utc and _loses_digits(value)):
+                yield name, value
 
 
 def _shallow(value: t.Any) -> t.Any:
     """Return a value that the SDK can write: it recurses, a level at a time."""
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [
-            item
-            for inner in level
-            if isinstance(inner, dict | list)
-            for item in (inner.values() if isinstance(inner, dict) else inner)
-        ]
-        if not level:
-            return value
-    try:
-        return _encoder.encode(value).decode()
-    except RecursionError:
-        raise MisfitError("is nested too deeply") from None
+    return _encoder.encode(value).decode() if _is_deep(value, DEEPEST) else value
 
 
-def _free(name: str, *taken: Record) -> str:
-    """Return a name that no other field has: ``owner.email`` can be a field, too."""
-    while any(name in names for names in taken):
+def _is_deep(value: t.Any, levels: int) -> bool:
+    items = value.values() if isinstance(value, dict) else value
+    is_leaf = not isinstance(value, dict | list)
+    return not is_leaf and (not levels or any(_is_deep(i, levels - 1) for i in items))
+
+
+def _free(name: str, taken: Record) -> str:
+    """Return a name that is not taken: ``owner.email`` can be a field, too."""
+    while name in taken:
         name += "*"
     return name
 
 
-def _fit_for(name: str, column: Record) -> Fit:
-    """Return the function that makes a value fit a column."""
-    if "properties" in column:
-        parts = {part: _fit_for(part, of) for part, of in column["properties"].items()}
-        return lambda value: _related(name, value, parts)
-    if "integer" in column["type"]:
-        return _integer
-    formats = {"date": _date, "date-time": _time, "singer.decimal": _decimal}
-    return formats.get(column.get("format", ""), _text)
-
-
-def _struct(
-    name: str, columns: Record, required: t.Container[str] = ()
-) -> type[msgspec.Struct]:
-    """Return the type of a row, or of a related object, as it is documented."""
-    fields = []
-    for column, schema in columns.items():
-        if "properties" in schema:
-            kind: t.Any = _struct(column, schema["properties"])
-        else:
-            kind = _USUAL[schema.get("format", schema["type"][0])]
-        fields.append((column, kind if column in required else kind | None))
-    return msgspec.defstruct(name, fields, forbid_unknown_fields=True, gc=False)
-
-
-def _is_in_utc(value: str) -> bool:
-    """Tell whether a time is spelled as ``utc`` would spell it."""
-    return len(value) == len("2026-02-15T09:45:00+00:00") and (
-        value[10] == "T" and value.endswith("+00:00")
-    )
-
-
 def _text(value: t.Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         return str(value)
-    raise MisfitError
+    return value if isinstance(value, str) else None
 
 
 def _integer(value: t.Any) -> int | None:
     if isinstance(value, str) and _INTEGER.fullmatch(value):
-        value = int(value)
-    if value is None or _is_integer(value):
-        return t.cast("int | None", value)
-    raise MisfitError
-
-
-def _is_integer(value: t.Any) -> bool:
-    return type(value) is int and -BIGINT <= value < BIGINT
+        value = int(value)  # PHP likes to write "42" for 42
+    return value if type(value) is int and -BIGINT <= value < BIGINT else None
 
 
 def _decimal(value: t.Any) -> str | None:
     text = _text(value)
-    if text is None or _DECIMAL.fullmatch(text):
-        return text
-    raise MisfitError
+    return text if text and re.match(_DECIMAL, text) else None
 
 
 def _date(value: t.Any) -> str | None:
-    try:
-        if value is None or date.fromisoformat(value).isoformat() == value:
-            return t.cast("str | None", value)
-    except (TypeError, ValueError):
-        pass
-    raise MisfitError
+    with contextlib.suppress(TypeError, ValueError):
+        return value if date.fromisoformat(value).isoformat() == value else None
+    return None
 
 
-def _time(value: t.Any) -> str | None:
-    moment = utc(value)
-    if moment is None and value is not None:
-        raise MisfitError
-    if moment and (digits := _BEYOND_MICROSECONDS.search(value)) and int(digits[1]):
-        raise MisfitError(fitting=moment)
-    return moment
+def _loses_digits(value: str) -> bool:
+    digits = _BEYOND_MICROSECONDS.search(value)
+    return bool(digits and int(digits[1]))
 
 
-def _related(name: str, value: t.Any, parts: dict[str, Fit]) -> Record | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise MisfitError
-    fitting: Record = dict.fromkeys(parts)
-    rest: Record = {}
-    for key, item in value.items():
-        fitted, fits = _part(parts.get(key), item)
-        if fits:
-            fitting[key] = fitted
-        else:
-            rest[f"{name}.{key}"] = item
-    if rest:
-        raise MisfitError(fitting=fitting, rest=rest)
-    return fitting
+# The kinds of columns, by format or type: what msgspec takes for a value that is as it
+# is documented, and what makes any other fit.
+_KINDS: dict[str, tuple[t.Any, Fit]] = {
+    "string": (str, _text),
+    "integer": (t.Annotated[int, msgspec.Meta(ge=-BIGINT, le=BIGINT - 1)], _integer),
+    "singer.decimal": (t.Annotated[str, msgspec.Meta(pattern=_DECIMAL)], _decimal),
+    "date": (date, _date),
+    "date-time": (datetime, utc),
+}
 
 
-def _part(fit: Fit | None, item: t.Any) -> tuple[t.Any, bool]:
-    try:
-        return (fit(item), True) if fit else (None, False)
-    except MisfitError:
-        return None, False
+def _kind(column: Record) -> tuple[t.Any, Fit]:
+    return _KINDS[column.get("format", column["type"][0])]
+
+
+def _fit_for(column: Record) -> Fit | Record:
+    """Return what makes a value fit a column; of an object, that for each part."""
+    if "properties" in column:
+        return {part: _fit_for(of) for part, of in column["properties"].items()}
+    return _kind(column)[1]
+
+
+def _struct(columns: Record, required: t.Container[str] = ()) -> type[msgspec.Struct]:
+    """Return the type of a row, or of a related object, as it is documented."""
+    fields = []
+    for name, column in columns.items():
+        is_object = "properties" in column
+        kind = _struct(column["properties"]) if is_object else _kind(column)[0]
+        fields.append((name, kind if name in required else kind | None))
+    return msgspec.defstruct("Row", fields, forbid_unknown_fields=True, gc=False)

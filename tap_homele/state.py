@@ -1,25 +1,24 @@
 """The tap's own part of the state of the stream: read, checked, written.
 
 The bookmark is the SDK's: when a sync ends, the value in ``progress_markers``, cut to
-the signpost, becomes ``replication_key_value``. What stands beside it is typed here. An
-object that may be missing is a list of at most one: Meltano merges states key by key,
-so that a key would never go, and cannot merge an object into null.
+the signpost, becomes ``replication_key_value``. What stands beside it is typed
+(``Memory`` and ``Checkpoint``). The checkpoint is a list of at most one: Meltano merges
+states key by key, so that a key would never go, and cannot merge an object into null.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
 import logging
 import typing as t
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import msgspec
+from msgspec.structs import replace
 
 from tap_homele.config import AUTO, CREATED_DATE
 from tap_homele.records import utc, utc_now
-from tap_homele.sync.scan import Checkpoint, Moment, Page, Progress, Round, Scan
+from tap_homele.sync.cursor import NOT_RESUMING
+from tap_homele.sync.scan import Checkpoint, Memory, Page, Scan
 
 State = dict[str, t.Any]
 
@@ -27,28 +26,6 @@ State = dict[str, t.Any]
 RESUMABLE = timedelta(days=7)
 
 logger = logging.getLogger(__name__)
-
-
-class LastScan(msgspec.Struct, kw_only=True):
-    """What the last complete scan has left in the state.
-
-    Attributes:
-        fingerprint: Of the list that the bookmark is for.
-        highest_id: The highest id that it saw.
-        compared_until: As in ``Scan``.
-        undated: There are customers without a created date.
-        scan_by: ``created_date``, once the cursor has skipped customers.
-        margins: As in ``Scan``.
-        cross_check: The round of the cross-check.
-    """
-
-    fingerprint: str | None = None
-    highest_id: int | None = None
-    compared_until: Moment | None = None
-    undated: bool = False
-    scan_by: str | None = None
-    margins: tuple[int, int] | None = None
-    cross_check: list[Round] = []
 
 
 def fingerprint(url: str, filters: State, tables: dict[str, bool]) -> str:
@@ -63,63 +40,46 @@ def fingerprint(url: str, filters: State, tables: dict[str, bool]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def start_scan(state: State, first: Scan, scan_by: str, *, incremental: bool) -> Scan:
+def start_scan(state: State, scan: Scan, scan_by: str) -> None:
     """Decide from where a run reads: its bookmark, its way, its checkpoint.
 
     Args:
         state: The state of the stream. A checkpoint that does not fit is removed.
-        first: The scan as a first run would start it.
+        scan: The scan as a first run would start it.
         scan_by: The setting.
-        incremental: Whether there is a bookmark, and a checkpoint to resume from.
     """
-    last = read_last_scan(state)
-    bookmark = state.get("replication_key_value") if incremental else None
+    scan.memory = memory = read_memory(state)
+    begins = scan.checkpoint
+    bookmark = state.get("replication_key_value") if scan.is_incremental else None
     reason = ""
-    if last.fingerprint not in {None, first.fingerprint}:
-        last = LastScan()
+    if memory.fingerprint not in {None, begins.fingerprint}:
+        scan.memory = Memory(fingerprint=memory.fingerprint)
         reason = (
             "The filters, the address or the streams are not those of the last run: "
             "reading all customers that match."
         )
-    elif scan_by == CREATED_DATE and last.scan_by != CREATED_DATE:
+    elif scan_by == CREATED_DATE != memory.scan_by:
         reason = "The list was not read by created date so far: reading all customers."
     elif bookmark and not utc(bookmark):
         reason = "The bookmark is not a time: reading all customers."
     if bookmark and reason:
         logger.warning(reason)
         bookmark = None
-    scan = replace(
-        first,
-        bookmark=utc(bookmark) or first.first_bookmark,
-        by_created_date=scan_by == CREATED_DATE
-        or (scan_by == AUTO and last.scan_by == CREATED_DATE),
-        is_cross_checked=scan_by == AUTO,
-        last_highest_id=last.highest_id,
-        compared_until=last.compared_until,
-        progress=Progress(undated=last.undated),
-        margins=last.margins,
-        round=last.cross_check[0] if last.cross_check else None,
-    )
+    begins.bookmark = utc(bookmark) or scan.first_bookmark
+    scan.is_cross_checked = scan_by == AUTO
+    ways = {scan_by, scan.memory.scan_by if scan_by == AUTO else None}
+    begins.by_created_date = CREATED_DATE in ways
     checkpoints = state.pop("scan", None)
-    if incremental:
-        # Without markers the SDK warns that it cannot resume.
-        state |= {"scan": [], "progress_markers": state.get("progress_markers", {})}
-    if not checkpoints:
-        return scan
-    stale = "a full table is always read from the top"
-    if incremental:
-        stale = resume(scan, checkpoints)
-    if stale:
-        logger.info(
-            "Not resuming the scan that was interrupted: %s. Reading from the top of "
-            "the list.",
-            stale,
-        )
-    else:
-        state["scan"] = checkpoints  # until there is another
-        started = scan.progress.started
+    if checkpoints and (stale := resume(scan, checkpoints)):
+        logger.info(NOT_RESUMING, stale)
+    if scan.resumes:
+        started = scan.resumes.started
         logger.info("Resuming the scan of %s, which was interrupted.", started)
-    return scan
+    if scan.is_incremental:
+        # Also before the first page is done: the next run must know of a full refresh
+        # that was cut short. And without markers the SDK warns that it cannot resume.
+        state["scan"] = msgspec.to_builtins([scan.checkpoint])
+        state.setdefault("progress_markers", {})
 
 
 def resume(scan: Scan, checkpoints: t.Any) -> str:  # noqa: PLR0911
@@ -131,54 +91,43 @@ def resume(scan: Scan, checkpoints: t.Any) -> str:  # noqa: PLR0911
     Returns:
         Why the list is read from the top instead; empty, if the scan is resumed.
     """
+    begins = scan.checkpoint
+    if not scan.is_incremental:
+        return "a full table is always read from the top"
     try:
         (checkpoint,) = msgspec.convert(checkpoints, list[Checkpoint])
     except (msgspec.ValidationError, ValueError):
         return "its checkpoint is unreadable"
-    is_later = (checkpoint.bookmark or "") > (scan.bookmark or "")
-    if not is_later:
-        # Even if it cannot be resumed: it may be a full refresh, which has no bookmark,
-        # and then Meltano keeps the bookmark of the run before beside its checkpoint.
-        scan.bookmark = checkpoint.bookmark
-    if checkpoint.fingerprint != scan.fingerprint:
+    if checkpoint.fingerprint != begins.fingerprint:
         return "it read with other filters, or from another address"
-    if is_later:
+    if checkpoint.bookmark > begins.bookmark:
         return "it began at a later bookmark"
-    age = utc_now() - datetime.fromisoformat(checkpoint.started)
-    if age > RESUMABLE:
-        return f"it began more than {RESUMABLE.days} days ago"
-    scan.by_created_date |= scan.is_cross_checked and checkpoint.by_created_date
-    if checkpoint.by_created_date != scan.by_created_date:
-        return "it read the list in another way"
+    # Even if it cannot be resumed: it may be a full refresh, which has no bookmark, and
+    # then Meltano keeps the bookmark of the run before beside its checkpoint.
+    begins.bookmark = checkpoint.bookmark
     if not checkpoint.cursor and not checkpoint.created_before:
         return "it was on the first page"
-    scan.resumes = scan.progress = checkpoint
+    if checkpoint.started < (utc_now() - RESUMABLE).isoformat():
+        return f"it began more than {RESUMABLE.days} days ago"
+    begins.by_created_date |= scan.is_cross_checked and checkpoint.by_created_date
+    if checkpoint.by_created_date != begins.by_created_date:
+        return "it read the list in another way"
+    scan.resumes, scan.checkpoint = checkpoint, replace(checkpoint)
     return ""
 
 
-def read_last_scan(state: State) -> LastScan:
-    """Read what the last scan has left; nothing, if it is unreadable.
+def read_memory(state: State) -> Memory:
+    """Read what earlier runs have left; nothing, if it is unreadable.
 
     Removes from the state what version 0.1.0 wrote, and reads that.
     """
     state.pop("missing", None)
     known = {"fingerprint": state.pop("asked", None)} | state
     try:
-        return msgspec.convert(known, LastScan)
+        return msgspec.convert(known, Memory)
     except msgspec.ValidationError:
         logger.info("The state has an unknown format: only its bookmark is used.")
-        return LastScan()
-
-
-def note_begin(state: State, scan: Scan, page: Page) -> None:
-    """Write into the state that a scan has begun, before its first page is done.
-
-    The SDK may write a state before the page is done, and the next run must know of a
-    full refresh that was cut short.
-    """
-    if not state["scan"]:
-        begun = page._replace(next_cursor=None, created_before=None)
-        state["scan"] = msgspec.to_builtins([scan.checkpoint(begun)])
+        return Memory()
 
 
 def note_page(state: State, scan: Scan, page: Page | None) -> None:
@@ -189,36 +138,29 @@ def note_page(state: State, scan: Scan, page: Page | None) -> None:
         scan: The scan, after the page.
         page: The page; None, if no run can resume after it.
     """
-    state["margins"] = scan.margins
-    state["cross_check"] = msgspec.to_builtins([scan.round] if scan.round else [])
-    note_bookmark(state, scan)
-    # A page that leads nowhere keeps the checkpoint before it.
-    if page and (page.next_cursor or page.created_before):
-        state["scan"] = msgspec.to_builtins([scan.checkpoint(page)])
-
-
-def note_bookmark(state: State, scan: Scan) -> None:
-    """Write into the state what the SDK makes the bookmark of."""
+    state |= msgspec.to_builtins(scan.memory)
+    if not scan.is_incremental:
+        return
     state["replication_key_signpost"] = scan.signpost
     if newest := scan.next_bookmark:
+        # What the SDK makes the bookmark of.
         markers = {"replication_key": "updated_at", "replication_key_value": newest}
         state.setdefault("progress_markers", {}).update(markers)
+    # A page that leads nowhere keeps the checkpoint before it.
+    if page and (page.next_cursor or page.created_before):
+        scan.checkpoint.cursor = page.next_cursor
+        scan.checkpoint.created_before = page.created_before
+        state["scan"] = msgspec.to_builtins([scan.checkpoint])
 
 
-def note_end(state: State, scan: Scan, *, incremental: bool) -> None:
+def note_end(state: State, scan: Scan) -> None:
     """Write into the state that a scan has ended."""
-    if incremental:
-        note_bookmark(state, scan)
-        state["scan"] = []
+    memory = scan.memory
+    memory.fingerprint = scan.checkpoint.fingerprint
     # A customer that came after an interruption may be on a page read before it.
-    highest_id = (scan.resumes or scan.progress).highest_id
-    ended = LastScan(
-        fingerprint=scan.fingerprint,
-        highest_id=max(highest_id, scan.last_highest_id or 0),
-        compared_until=scan.compared_until,
-        undated=scan.progress.undated,
-        scan_by=CREATED_DATE if scan.by_created_date else None,
-        margins=scan.margins,
-        cross_check=[scan.round] if scan.round else [],
-    )
-    state |= msgspec.to_builtins(ended)
+    highest_id = (scan.resumes or scan.checkpoint).highest_id
+    memory.highest_id = max(highest_id, memory.highest_id or 0)
+    memory.scan_by = CREATED_DATE if scan.checkpoint.by_created_date else None
+    note_page(state, scan, None)
+    if scan.is_incremental:
+        state["scan"] = []

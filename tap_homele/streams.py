@@ -5,32 +5,21 @@ which pages of the list are read, the scan which customers have changed, the SDK
 them, and after each page the state holds a checkpoint.
 """
 
-from __future__ import annotations
-
 import time
 import typing as t
+from collections.abc import Iterator
 from http import HTTPStatus
 
+import requests
 from singer_sdk import typing as th
-from singer_sdk.pagination import SinglePagePaginator
-from singer_sdk.streams.rest import HTTPRequest
+from singer_sdk.helpers.types import Context
 
 from tap_homele import config, records, state, sync
-from tap_homele.client import quoted_message
-from tap_homele.errors import PageError, TokenError
+from tap_homele.client import CustomerStream, HomeleStream
+from tap_homele.errors import PageError
 from tap_homele.http import body_of
 from tap_homele.pages import CustomerPages
-from tap_homele.sdk import CustomerStream
-from tap_homele.sync.scan import Scan
-
-if t.TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import requests
-    from singer_sdk.helpers.types import Context
-    from singer_sdk.streams.rest import PageContext
-
-    from tap_homele.sync.scan import Page
+from tap_homele.sync.scan import Checkpoint, Page, Scan
 
 # If the first so many requests for details are all answered with 404, it is not because
 # all these customers were deleted.
@@ -59,9 +48,7 @@ def column(name: str, kind: t.Any, description: str) -> th.Property[t.Any]:
 # The columns of the list.
 COLUMNS: t.Final = (
     column("id", th.IntegerType, "The customer's number in Homele."),
-    column(
-        "sequential_number", th.IntegerType, "The number that people see in Homele."
-    ),
+    column("sequential_number", th.IntegerType, "The number that Homele shows."),
     column("name", th.StringType, "The full name."),
     column("first_name", th.StringType, "The first name."),
     column("last_name", th.StringType, "The last name."),
@@ -79,11 +66,9 @@ COLUMNS: t.Final = (
     related("priority", "How urgent the customer is."),
     related("country", "The customer's country."),
     related("city", "The customer's city."),
-    column("created_at", th.DateTimeType, "When the customer was entered, in UTC."),
-    column("updated_at", th.DateTimeType, "When the customer was last edited, in UTC."),
-    column(
-        "last_activity_at", th.DateTimeType, "When something last happened, in UTC."
-    ),
+    column("created_at", th.DateTimeType, "When the customer was entered."),
+    column("updated_at", th.DateTimeType, "When the customer was last edited."),
+    column("last_activity_at", th.DateTimeType, "When something last happened."),
 )
 
 # What only the details have, as far as their names are known. Each other one becomes a
@@ -94,7 +79,7 @@ ADDITIONAL: t.Final = th.Property(
     records.ADDITIONAL,
     # The SDK would flatten an empty list of properties to nothing.
     th.CustomType({"type": ["object", "null"]}),
-    description="What Homele sent and no column can hold, by the name of the field.",
+    description="What Homele sent and no column can hold, by the field's name.",
 )
 
 
@@ -104,21 +89,18 @@ class CustomersStream(CustomerPages):
     name = "customers"
     path = "/customers"
     replication_key = "updated_at"
-    schema: t.ClassVar = th.PropertiesList(*COLUMNS, ADDITIONAL).to_dict()
+    schema = th.PropertiesList(*COLUMNS, ADDITIONAL).to_dict()
 
     # How many rows were read, and how many of them had changed; when the log said last
     # how far it is.
     _rows_read = _changed = 0
     _reported = 0.0
 
-    def get_records(self, context: Context | None) -> Iterator[records.Record]:
+    def get_records(self, context: Context | None) -> Iterator[records.Record]:  # noqa: ARG002
         """Read the list; yield each customer that has changed."""
-        del context  # the stream has no partitions
         began = self._reported = time.monotonic()
         scan = self._start_scan()
-        for page in sync.pages(self.read, scan, lambda: self.session.requests_left):
-            if self.is_incremental:
-                state.note_begin(self.get_context_state(None), scan, page)
+        for page in sync.pages(self.read, scan):
             changed = scan.changed(page)
             # Before the SDK gets the records: it removes deselected columns from them.
             customer_ids = [r["id"] for r in changed if self.passes_stream_maps(r)]
@@ -131,7 +113,7 @@ class CustomersStream(CustomerPages):
         self._summarize(scan, time.monotonic() - began)
 
     @property
-    def details(self) -> CustomerDetailsStream | None:
+    def details(self) -> "CustomerDetailsStream | None":
         """The stream of details; None if it is not selected."""
         streams = [stream for stream in self.child_streams if stream.selected]
         return t.cast("CustomerDetailsStream", streams[0]) if streams else None
@@ -145,19 +127,18 @@ class CustomersStream(CustomerPages):
         tables = {} if self.selected else {self.name: False}
         tables |= {self.details.name: True} if self.details else {}
         filters = config.filters_of(settings)
-        first = Scan(
-            fingerprint=state.fingerprint(self.url_base, filters, tables),
-            first_bookmark=records.utc(start_date),
+        fingerprint = state.fingerprint(self.url_base, filters, tables)
+        scan = Scan(
+            checkpoint=Checkpoint(fingerprint=fingerprint),
+            first_bookmark=records.utc(start_date) or "",
             created_from=config.to_date(settings.get("filter_created_from")),
             created_to=config.to_date(settings.get("filter_created_to")),
+            is_incremental=self.is_incremental,
             announces_deletes=self.announces_deletes,
+            requests_left=lambda: self.session.requests_left,
         )
-        return state.start_scan(
-            self.get_context_state(None),
-            first,
-            settings["scan_by"],
-            incremental=self.is_incremental,
-        )
+        state.start_scan(self.get_context_state(None), scan, settings["scan_by"])
+        return scan
 
     def _read_details(self, customer_ids: list[int]) -> None:
         """Read the details of a page, in one sync of their stream."""
@@ -170,20 +151,17 @@ class CustomersStream(CustomerPages):
 
     def _write_progress(self, scan: Scan, page: Page) -> None:
         """Write the state after a page."""
-        if not self.is_incremental:
-            return
         batches = self.get_batch_config(self.config)
         # The SDK writes a STATE with each batch of details. Then customers of this page
         # may still be in an open batch, so there must be no checkpoint after them.
         resumable = None if batches and self.details else page
         state.note_page(self.get_context_state(None), scan, resumable)
-        if not batches:  # with batches the SDK writes the state, after each
+        if self.is_incremental and not batches:  # else the SDK writes the state
             self._tap.state_writer.write_state(self.tap_state)
 
     def _finish(self, scan: Scan) -> None:
         """Write the end of the scan into the state, and activate the version."""
-        own_state = self.get_context_state(None)
-        state.note_end(own_state, scan, incremental=self.is_incremental)
+        state.note_end(self.get_context_state(None), scan)
         if self.announces_deletes and scan.gaps:
             self.logger.warning("No customer is marked as deleted: %s.", scan.gaps[0])
         elif self.announces_deletes:
@@ -223,9 +201,12 @@ class CustomerDetailsStream(CustomerStream):
     ignore_parent_replication_key = False  # so that the list stays incremental
     state_partitioning_keys = ()  # no state for each customer
     has_unknown_fields = True
-    schema: t.ClassVar = th.PropertiesList(
-        *COLUMNS, *DETAIL_COLUMNS, ADDITIONAL
-    ).to_dict()
+    refusals = HomeleStream.refusals | {
+        403: "The token may read the list of customers, but not their details "
+        "({said}). Give it the permission customer:read for them too, in Homele under "
+        "Settings > API Integration, or set customer_details to false."
+    }
+    schema = th.PropertiesList(*COLUMNS, *DETAIL_COLUMNS, ADDITIONAL).to_dict()
 
     # How many customers have details, and how many have none.
     found = missing = 0
@@ -235,14 +216,8 @@ class CustomerDetailsStream(CustomerStream):
         for customer_id in (context or {})["customer_ids"]:
             yield from self.request_records({"customer_id": customer_id})
 
-    def get_http_request(self, *, page: PageContext[t.Any]) -> HTTPRequest:
-        """Make the request for a customer."""
-        url = self.get_url(page.stream_context)
-        return HTTPRequest(url=url, headers=self.http_headers)
-
-    def get_new_paginator(self) -> SinglePagePaginator:
-        """Return the paginator of a single page."""
-        return SinglePagePaginator()
+    def get_new_paginator(self) -> None:
+        """Return None: there is one page."""
 
     def validate_response(self, response: requests.Response) -> None:
         """Check an answer. That there is no such customer is a valid one.
@@ -251,13 +226,6 @@ class CustomerDetailsStream(CustomerStream):
             RetriableAPIError: If the same request may succeed later.
             FatalAPIError: If it will not, with what to do about it.
         """
-        if response.status_code == HTTPStatus.FORBIDDEN:
-            raise TokenError(
-                "The token may read the list of customers, but not their details (403"
-                f"{quoted_message(response)}). Give it the permission customer:read "
-                "for them too, in Homele under Settings > API Integration, or set "
-                "customer_details to false."
-            )
         if not is_gone(response):
             super().validate_response(response)
 
@@ -275,21 +243,21 @@ class CustomerDetailsStream(CustomerStream):
             if self.missing == MAX_MISSING and not self.found:
                 raise PageError(
                     f"Homele has no details of any of the first {MAX_MISSING} "
-                    "customers, which are in its list. Run the tap again; if the "
-                    "problem persists, set customer_details to false, and tell "
-                    "Homele's support."
+                    "customers, which are in its list. Run the tap again; if it stays "
+                    "so, set customer_details to false, and tell Homele's support."
                 )
             return
-        answered = f"Homele was asked for customer {customer_id}, and answered with"
+        wrong = ""
         try:
             record = self.fitter.fit(self.read_answer(response)["data"])
+            if record["id"] != customer_id:
+                wrong = f"customer {record['id']}"
         except records.MisfitError as reason:
+            wrong = f"one that {reason}"
+        if wrong:
             raise PageError(
-                f"{answered} one that {reason}. Tell Homele's support."
-            ) from None
-        if record["id"] != customer_id:
-            raise PageError(
-                f"{answered} customer {record['id']}. Tell Homele's support."
+                f"Homele was asked for customer {customer_id}, and answered with "
+                f"{wrong}. Tell Homele's support."
             )
         self.found += 1
         yield record
@@ -321,6 +289,5 @@ def is_gone(response: requests.Response) -> bool:
     if response.status_code != HTTPStatus.NOT_FOUND:
         return False
     body = body_of(response)
-    # The documented answer, and that of stock Laravel.
-    is_documented = body.get("success") is False
-    return is_documented or str(body.get("message")).startswith("No query results")
+    is_stock = str(body.get("message")).startswith("No query results")
+    return is_stock or body.get("success") is False  # the documented answer

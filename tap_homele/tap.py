@@ -1,7 +1,5 @@
 """The tap: its streams and its command line."""
 
-from __future__ import annotations
-
 import functools
 import io
 import json
@@ -17,14 +15,10 @@ from singer_sdk.exceptions import ConfigValidationError, FatalAPIError
 from singer_sdk.metrics import Metric, MetricExclusionFilter
 from singer_sdk.singerlib import Message, RecordMessage
 
+from tap_homele.client import HomeleStream
 from tap_homele.config import SCHEMA, setting_errors, without_value
 from tap_homele.http import Session
 from tap_homele.streams import CustomerDetailsStream, CustomersStream
-
-if t.TYPE_CHECKING:
-    from types import FrameType
-
-    from tap_homele.client import HomeleStream
 
 # The SDK logs how long each request took, one line each, how many there were, one line
 # for each reading of the list, and both ends of each hundred details. The tap's last
@@ -74,8 +68,7 @@ class TapHomele(Tap):
             error.errors = [without_value(sentence) for sentence in error.errors]
             raise
         # Its messages hold the query of a request, and that may hold a person's name.
-        for name in ("urllib3", "urllib3.connectionpool"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         if not self.metrics_logger.isEnabledFor(logging.DEBUG):
             self.metrics_logger.addFilter(_NOT_EACH_REQUEST)
         if validate_config and (errors := list(setting_errors(self.config))):
@@ -85,9 +78,8 @@ class TapHomele(Tap):
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._stop)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
+    def _stop(self, number: int, frame: object) -> None:  # noqa: ARG002
         """Exit. The state of the last complete page is written already."""
-        del frame
         for other in (signal.SIGTERM, signal.SIGINT):
             signal.signal(other, signal.SIG_IGN)  # once is enough
         self.logger.warning("Stopped by %s.", signal.Signals(number).name)
@@ -118,32 +110,21 @@ class TapHomele(Tap):
             **kwargs: The SDK's command line.
         """
         try:
-            super().invoke(**kwargs | _checked(kwargs))
+            for option in ("state", "catalog"):
+                if file := kwargs[option]:
+                    kwargs[option] = _read_json(file)
+            super().invoke(**kwargs)
         except FatalAPIError as error:
             debug = cls.logger.isEnabledFor(logging.DEBUG)
             cls.logger.error("%s", error, exc_info=debug)
             sys.exit(1)
 
 
-def _checked(options: dict[str, t.Any]) -> dict[str, t.Any]:
-    """See that the files of the command line hold JSON: the SDK takes it for granted.
-
-    Args:
-        options: The SDK's command line.
-
-    Returns:
-        The files that were read to check them, to be read again.
-    """
-    files = {}
-    for name in ("state", "catalog"):
-        if file := options.get(name):
-            text = file.read()
-            try:
-                json.loads(text)
-            except ValueError:
-                raise FatalAPIError(
-                    f"The file of --{name}, {file.name}, is not JSON. It should hold "
-                    "one JSON object."
-                ) from None
-            files[name] = io.StringIO(text)
-    return files
+def _read_json(file: t.IO[str]) -> t.IO[str]:
+    """Read a file of the command line; the SDK takes for granted that it holds JSON."""
+    text = file.read()
+    try:
+        json.loads(text)
+    except ValueError:
+        raise FatalAPIError(f"{file.name} is not JSON.") from None
+    return io.StringIO(text)

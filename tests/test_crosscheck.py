@@ -135,7 +135,7 @@ def test_what_the_cursor_returns_can_prove_that_it_skips_nobody(
     assert is_complete(sandbox, output)
     assert not any(map(is_window, sandbox.urls))
     assert summary(caplog).endswith("The next run starts from 2026-02-20T18:00:00Z.")
-    assert stream_state(output)["cross_check"] == []
+    assert stream_state(output)["cross_check"]["began"] == ""
 
 
 @pytest.mark.parametrize("proof", ["no null", "no shared second", "midnight"])
@@ -401,12 +401,12 @@ def test_without_the_header_a_run_spends_thirty_requests(company: Company) -> No
 
     company.run()
     assert company.windows == 30
-    assert stream_state(company.outputs[-1])["cross_check"][0]["done"] is False
+    assert stream_state(company.outputs[-1])["cross_check"]["done"] is False
     company.run()
     assert company.windows <= 30 + 2
     company.run()
 
-    round_ = stream_state(company.outputs[-1])["cross_check"][0]
+    round_ = stream_state(company.outputs[-1])["cross_check"]
     assert round_["done"] is True
     assert round_["compared"] == 5000
 
@@ -416,13 +416,13 @@ def test_a_round_begins_anew_a_week_after_it_began(
 ) -> None:
     company.grow(1000, days=100)
     company.run()
-    began = stream_state(company.outputs[-1])["cross_check"][0]["began"]
+    began = stream_state(company.outputs[-1])["cross_check"]["began"]
     company.add(20, company.now - 50 * DAY, active=False, updated_at=spell(TODAY))
 
     for days in (1, 5):
         company.now += days * DAY
         company.run()
-        assert stream_state(company.outputs[-1])["cross_check"][0]["began"] == began
+        assert stream_state(company.outputs[-1])["cross_check"]["began"] == began
         assert not company.is_complete
         assert company.windows <= 2
         # The log tells when they will arrive.
@@ -511,7 +511,7 @@ def test_a_cross_check_that_fails_is_a_warning_and_the_next_run_goes_on(
     assert warnings(caplog)[-1].startswith(
         "Whether the cursor skips customers could not be checked: GET /api/v2/crm/"
     )
-    assert summary(caplog).endswith(" The next run tries again.")
+    assert "Whether the cursor skips customers could not be checked" in summary(caplog)
     assert stream_state(company.outputs[-1])["scan_by"] is None
     company.run()
     assert company.is_complete
@@ -520,10 +520,10 @@ def test_a_cross_check_that_fails_is_a_warning_and_the_next_run_goes_on(
 def test_a_kill_in_the_middle_of_a_round(company: Company) -> None:
     company.grow(1500, days=300)
     whole = sync(company.sandbox, scan_by="auto")
-    assert stream_state(whole)["cross_check"][0]["done"] is True
+    assert stream_state(whole)["cross_check"]["done"] is True
     at = [n for n, message in enumerate(whole.messages) if message["type"] == "STATE"]
     killed = company.run(kill_after=at[-8])
-    (round_,) = stream_state(killed)["cross_check"]
+    round_ = stream_state(killed)["cross_check"]
     assert 0 < round_["compared"] < 1500
     company.add(20, date_of(round_["created_before"]) - 20 * DAY, active=False)
 

@@ -207,11 +207,11 @@ FAULTS = {
     ),
     "a row that is text": changed(
         lambda page: page["data"].insert(2, PERSON),
-        f"{PAGE}: row 3 is not an object, so it cannot be stored.",
+        f"{PAGE} cannot be stored: row 3 is not an object.",
     ),
     "a row without id": changed(
         lambda page: page["data"].insert(1, {"name": PERSON}),
-        f"{PAGE}: row 2 has no integer 'id', so it cannot be stored.",
+        f"{PAGE} cannot be stored: row 2 has no integer 'id'.",
     ),
     "no meta": changed(lambda page: page.pop("meta"), f"{PAGE} has no 'meta'."),
     "no has_more": changed(lambda page: page["meta"].pop("has_more"), NO_HAS_MORE),

@@ -14,8 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from singer_sdk.exceptions import FatalAPIError
 
-from tap_homele.decoding import decode
-from tap_homele.records import Fitter, MisfitError, storable
+from tap_homele.records import Fitter, MisfitError, decode, storable
 from tap_homele.streams import CustomersStream
 from tests.sandbox import Sandbox, faults
 from tests.sandbox.customers import make_customers
@@ -304,7 +303,9 @@ def test_a_row_that_cannot_be_stored_is_an_error(
     with pytest.raises(FatalAPIError) as error:
         records_of(world, CUSTOMER, CUSTOMER, row)
 
-    assert str(error.value).startswith(f"Page 1 of the list: row 3 {reason}, so it")
+    assert str(error.value).startswith(
+        f"Page 1 of the list cannot be stored: row 3 {reason}."
+    )
 
 
 def test_json_that_is_nested_too_deeply_is_an_error(
@@ -407,7 +408,7 @@ def test_a_byte_order_mark_does_no_harm(encoding: str) -> None:
     "body", [b"", b"{", b"NaN", b"[-Infinity]", b"\xff", b"[" * 9999, b"<html>"]
 )
 def test_what_is_not_json_is_refused(body: bytes) -> None:
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises((ValueError, RecursionError), match=r"."):
         decode(body)
 
 
@@ -533,7 +534,7 @@ def test_the_quick_way_is_taken() -> None:
         def _fit_any(self, row: Any) -> Any:
             raise AssertionError(row)
 
-    fitter = Quick(CustomersStream.schema, lambda *_: None)
+    fitter = Quick(CustomersStream.schema, lambda *_: None, flattened=False)
 
     for row in make_customers(200):
         assert fitter.fit(row) == row | {"additional_properties": None}

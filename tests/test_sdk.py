@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import pytest
+from singer_sdk.exceptions import ConfigValidationError
 from singer_sdk.testing import SuiteConfig, get_tap_test_class
 
-from tap_homele.sdk import CustomerStream
+from tap_homele.client import CustomerStream
 from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox
 from tests.singer import catalog_of, config_for, sync
@@ -135,17 +136,20 @@ def test_activate_version(sandbox: Sandbox) -> None:
 
 def test_batches_do_not_activate_a_version(sandbox: Sandbox, tmp_path: Path) -> None:
     """What comes in files has no version, so a target would delete it."""
-    output = sync(
-        sandbox,
-        catalog=catalog_of("FULL_TABLE"),
-        emit_activate_version_messages=True,
-        batch_config={
-            "encoding": {"format": "jsonl", "compression": "gzip"},
-            "storage": {"root": tmp_path.as_uri(), "prefix": "customers-"},
-        },
-    )
+    with pytest.raises(ConfigValidationError) as error:
+        sync(
+            sandbox,
+            catalog=catalog_of("FULL_TABLE"),
+            emit_activate_version_messages=True,
+            batch_config={
+                "encoding": {"format": "jsonl", "compression": "gzip"},
+                "storage": {"root": tmp_path.as_uri(), "prefix": "customers-"},
+            },
+        )
 
-    assert output.kinds == ["SCHEMA", "BATCH", "STATE"]
+    assert error.value.errors == [
+        "emit_activate_version_messages: batches carry no version to activate."
+    ]
 
 
 def test_a_state_between_batches_is_behind_them(serve: Serve, tmp_path: Path) -> None:

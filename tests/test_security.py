@@ -129,7 +129,7 @@ def test_a_certificate_that_cannot_be_verified_is_refused(
     assert str(error.value) == (
         f"{LIST} was not sent: the certificate of the server cannot be verified. Check "
         "the setting api_url; if a proxy of your company has a certificate of its own, "
-        "name the file of its CA in the environment variable REQUESTS_CA_BUNDLE."
+        "set REQUESTS_CA_BUNDLE to the file of its CA."
     )
     assert secure.requests == []
     assert waited == []
@@ -169,7 +169,7 @@ def test_no_setting_switches_the_verification_off(setting: str) -> None:
     with pytest.raises(ConfigValidationError) as error:
         TapHomele(config={"auth_token": "1|abc", setting: False})
 
-    assert f"{setting}: there is no such setting." in error.value.errors[0]
+    assert f"('{setting}' was unexpected)" in error.value.errors[0]
 
 
 def test_a_proxy_of_the_environment_is_used_and_sees_no_token(

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tap_homele import records, state
-from tap_homele.sdk import CustomerStream
+from tap_homele.client import CustomerStream
 from tap_homele.sync import created, cursor, scan
-from tap_homele.sync.scan import Page, Progress, Scan
+from tap_homele.sync.scan import Page, Scan
 from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox
 from tests.simulation import LossError, Simulation
@@ -131,12 +132,12 @@ def test_the_overlap_is_needed(
 def test_the_clock_of_the_server_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    after = Progress.after
+    see = Scan.see
 
-    def by_ours(self: Progress, page: Page) -> Progress:
-        return after(self, page._replace(at=scan.utc_now().isoformat()))
+    def by_ours(self: Scan, page: Page) -> None:
+        see(self, page._replace(at=scan.utc_now().isoformat()))
 
-    monkeypatch.setattr(Progress, "after", by_ours)
+    monkeypatch.setattr(Scan, "see", by_ours)
 
     assert lose(play)
 
@@ -145,7 +146,7 @@ def test_the_last_activity_is_needed_to_tell_what_changed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without(self: Scan, page: Page) -> list[dict[str, Any]]:
-        since = self.bookmark or ""
+        since = self.checkpoint.bookmark
         return [r for r in page.records if (r["updated_at"] or since) >= since]
 
     monkeypatch.setattr(Scan, "changed", without)
@@ -172,15 +173,14 @@ def test_rereading_the_head_until_it_holds_still_is_needed(
     assert lose(play, start=980)
 
 
-def carry_over(
-    monkeypatch: pytest.MonkeyPatch, part_of: Callable[[Progress], Progress]
-) -> None:
-    """Resume with only a part of the progress of the checkpoint."""
+def carry_over(monkeypatch: pytest.MonkeyPatch, **without: str) -> None:
+    """Resume without a part of the checkpoint."""
     resume = state.resume
 
     def partly(scan: Scan, checkpoints: Any) -> str:
         stale = resume(scan, checkpoints)
-        scan.progress = part_of(scan.progress)
+        if not stale:
+            scan.checkpoint = replace(scan.checkpoint, **without)
         return stale
 
     monkeypatch.setattr(state, "resume", partly)
@@ -189,7 +189,7 @@ def carry_over(
 def test_the_start_that_is_carried_over_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    carry_over(monkeypatch, lambda was: Progress(newest=was.newest))
+    carry_over(monkeypatch, started="")
 
     assert lose(play, start=130)
 
@@ -199,7 +199,7 @@ def test_the_newest_update_that_is_carried_over_changes_nothing_for_the_worse(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without it the bookmark is older, so more comes again, and nothing is lost."""
-    carry_over(monkeypatch, lambda was: Progress(started=was.started))
+    carry_over(monkeypatch, newest="")
 
     for seed in range(50):
         assert play(seed) is None
@@ -212,7 +212,7 @@ def test_the_bookmark_that_is_carried_over_is_needed(
     resume = state.resume
 
     def forgotten(scan: Scan, checkpoints: Any) -> str:
-        if checkpoints[0]["bookmark"] != scan.bookmark:
+        if checkpoints[0]["bookmark"] != scan.checkpoint.bookmark:
             return "it began at another bookmark"
         return resume(scan, checkpoints)
 

@@ -10,38 +10,28 @@ take pages and return pages: nothing here knows HTTP, the SDK, or how the state 
 - *round*: a comparison of all created dates with what the cursor returned.
 """
 
-from __future__ import annotations
-
-import typing as t
+from collections.abc import Iterator
 
 from tap_homele.sync.created import by_created_date
 from tap_homele.sync.crosscheck import cross_checked
 from tap_homele.sync.cursor import by_cursor
-
-if t.TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tap_homele.sync.scan import Page, Read, Scan
+from tap_homele.sync.scan import Page, Read, Scan
 
 
-def pages(
-    read: Read, scan: Scan, requests_left: Callable[[], int | None]
-) -> Iterator[Page]:
-    """Yield all pages of a full scan, in order, and keep ``scan.progress`` up to date.
+def pages(read: Read, scan: Scan) -> Iterator[Page]:
+    """Yield all pages of a full scan, in order, and keep its checkpoint up to date.
 
     Args:
         read: Sends a query and follows its cursor.
         scan: What it starts from, and what it has seen.
-        requests_left: Tells how many requests the API still takes in this minute; None
-            if it does not say.
     """
-    if scan.by_created_date:
+    if scan.checkpoint.by_created_date:
         itinerary = by_created_date(read, scan)
     elif scan.is_cross_checked:
-        itinerary = cross_checked(read, scan, requests_left)
+        itinerary = cross_checked(read, scan)
     else:
         itinerary = by_cursor(read, scan)
     for page in itinerary:
         # While the first page is on its way to here, the scan has no start yet.
-        scan.progress = scan.progress.after(page)
+        scan.see(page)
         yield page

@@ -12,22 +12,17 @@ window asks for one day more at that end: neighbours overlap, and the same custo
 twice does no harm.
 """
 
-from __future__ import annotations
-
+import contextlib
 import itertools
 import typing as t
 from collections import Counter
+from collections.abc import Iterator
 from datetime import date
 
 from tap_homele.errors import CursorError, PageError
-from tap_homele.records import utc_now
-from tap_homele.sync.scan import Query
-
-if t.TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tap_homele.records import Record
-    from tap_homele.sync.scan import Page, Read, Scan
+from tap_homele.records import Record, utc_now
+from tap_homele.sync.scan import Page, Query, Read, Scan
+from tap_homele.sync.times import to_day
 
 # Days are counted as Python does, from 0001-01-01. Customers can have been created
 # before that, too: MySQL's zero is 0000-00-00.
@@ -42,16 +37,17 @@ FILL = 0.85
 # customers in a day, what was known before a window counts like so many days.
 MEMORY = 7
 
-# How a window is made shorter that was too long, and how much longer the next may be.
-SHRINK, GROWTH = 0.7, 4
+# How much longer a window may be than the one before.
+GROWTH = 4
 
 # The margins that are right whatever the filters do.
 BOTH_MARGINS = (1, 1)
 
-UNDATED = (
-    "There are customers without a created date, which no window holds: some may be "
-    "missing. Tell Homele's support."
-)
+UNDATED = "No window holds customers without a created date: some may be missing."
+
+# How many customers are created in a day, about, and the newest day that has some; 0:
+# not known.
+Hint: t.TypeAlias = tuple[float, int]
 
 # How many days are tried to find out whether the filters include their own.
 TRIED_DAYS = 3
@@ -79,9 +75,7 @@ class Window(t.NamedTuple):
         return first if first == last else f"{first} to {last}"
 
 
-def by_created_date(
-    read: Read, scan: Scan, per_day: float = 0, newest: int = 0
-) -> Iterator[Page]:
+def by_created_date(read: Read, scan: Scan, hint: Hint = (0, 0)) -> Iterator[Page]:
     """Yield every page of the list, the newest created dates first.
 
     Adds to ``scan.gaps`` if a customer can have been missed.
@@ -89,52 +83,40 @@ def by_created_date(
     Args:
         read: Sends a query.
         scan: What it starts from.
-        per_day: As for ``windows``.
-        newest: As for ``windows``.
+        hint: What is known of the created dates.
 
     Raises:
-        PageError: If the customers of a day cannot be read; after all others were.
+        PageError: If a window cannot be read.
     """
-    if scan.margins is None:
+    if scan.memory.margins is None:
         page = next(read(Query()))
         if page.next_cursor is None:
             yield page
             return
         days = Counter(map(created_on, page.records))
-        newest, scan.margins = max(days), find_margins(read, days)
+        hint, scan.memory.margins = (0, max(days)), find_margins(read, days)
     before = scan.resumes.created_before if scan.resumes else None
-    unreadable: list[str] = []
-    for window in windows(read, scan, before, per_day, newest):
+    for window in windows(read, scan, before, hint):
         count = 0
-        try:
+        # Homele may fail on the cursor of a day that does not fit on a page.
+        with contextlib.suppress(CursorError):
             for page in itertools.chain([window.page], window.rest):
                 count += len(page.records)
-                # A later run resumes after a whole window, but not after a day that
-                # failed: that is read again.
-                is_whole = page.next_cursor is None and not unreadable
-                until = day_of(window.first) if is_whole else None
+                # A later run resumes after a whole window.
+                until = None if page.next_cursor else day_of(window.first)
                 yield page._replace(next_cursor=None, created_before=until)
-        except CursorError:
-            unreadable.append(str(window))
         if window.page.next_cursor:
             scan.warn(
                 f"More customers were created on {window} than fit on a page: {count} "
-                "were read by the cursor, which may skip others."
+                "were read by the cursor, which may skip others. Once Homele has "
+                "mended it, run once with --full-refresh."
             )
-    if scan.progress.undated:
+    if scan.memory.undated:
         scan.warn(UNDATED)
-    if unreadable:
-        # A checkpoint that leaves all days to do: the next run reads the whole list.
-        yield page._replace(records=[], next_cursor=None, created_before=date.max)
-        raise PageError(
-            f"Of the customers created on {', '.join(unreadable)} more follow, and "
-            "Homele fails to follow its own cursor to them. All others were read. Tell "
-            "Homele's support; until it is fixed, each run fails like this."
-        )
 
 
 def windows(
-    read: Read, scan: Scan, before: date | None, per_day: float, newest: int
+    read: Read, scan: Scan, before: date | None, hint: Hint
 ) -> Iterator[Window]:
     """Yield the list in windows that fit on a page, or are a single day.
 
@@ -142,67 +124,70 @@ def windows(
         read: Sends a query.
         scan: Has the margins of a window, and the bounds that the filters set.
         before: Only customers created before this day; None: all.
-        per_day: How many customers are created in a day, about; 0: not known.
-        newest: The newest day that is known to have customers; 0: today.
+        hint: What is known of the created dates.
 
     Raises:
         PageError: If a window cannot be read.
     """
+    per_day, newest = hint
     lowest, highest = bounds_of(scan)
     last = min(highest, ordinal(before, highest + 1) - 1)
     # The last window has an open end, but no customers are expected after this day.
     top = max(lowest, newest or today(scan))
-    most, ahead = MAX_PAGE_SIZE, 1
+    most = MAX_PAGE_SIZE
     length = max(1, round(FILL * most / per_day)) if per_day else MEMORY
-    # The length to try if this one is too long, and the one after that: if the estimate
-    # is far off, it takes few requests to get down to a day.
-    shorter, shrink = int(SHRINK * length), SHRINK**2
+    longest = length
     while last >= lowest:
         end = min(last, top)
         first = max(lowest, end - length + 1)
-        query = window_query(scan, first, last)
-        pages = read(query)
+        pages = read(window_query(scan, first, last))
         page = next(pages)
-        check_created(query, page)
+        check_created(page, first, last)
+        days = end - first + 1
         if page.next_cursor:
             most = len(page.records)  # a server may give fewer than it was asked for
-        if page.next_cursor and first < end:
-            length, shorter, shrink = max(1, shorter), int(shrink * shorter), shrink**2
-            continue
-        if page.next_cursor and end < min(last, LAST_DAY):
-            # There are created dates in the future: go there first.
-            top, ahead = min(end + ahead, LAST_DAY), 2 * ahead
+        if page.next_cursor and days > 1:
+            length = min(days // 2, longest)
             continue
         yield Window(first, last, page, pages)
-        last, days = first - 1, end - first + 1
+        last, longest = first - 1, GROWTH * days
         if page.records:
             known_days = MEMORY if per_day else 0
             found = per_day * known_days + len(page.records)
             per_day = found / (known_days + days)
-            length = max(1, min(round(FILL * most / per_day), GROWTH * days))
-            shorter = int(SHRINK * length)
+            length = max(1, min(round(FILL * most / per_day), longest))
         else:
-            # Perhaps there are none before either; if there are, in longer windows.
-            length, shorter = last + 1, GROWTH * days
-        shrink = SHRINK**2
+            length = last + 1  # perhaps there are none before either
+
+
+def check_created(page: Page, first: int, last: int) -> None:
+    """Check that the customers of a page were created in certain days.
+
+    Raises:
+        PageError: If not: the server ignores the filters, say.
+    """
+    # A window may ask for a day more, and days of other zones begin within one of UTC.
+    days = filter(None, map(created_on, page.records))
+    if any(not first - 2 <= day <= last + 2 for day in days):
+        raise PageError(
+            "Homele was asked for customers created in certain days, and answered with "
+            "others. Set scan_by to cursor, and tell Homele's support."
+        )
 
 
 def bounds_of(scan: Scan) -> tuple[int, int]:
     """Return the first and the last day that the filters let through."""
-    first = ordinal(scan.created_from, BEFORE_ALL)
-    return first, ordinal(scan.created_to, LAST_DAY + 1)
+    created_from = ordinal(scan.created_from, BEFORE_ALL)
+    return created_from, ordinal(scan.created_to, LAST_DAY + 1)
 
 
 def window_query(scan: Scan, first: int, last: int) -> Query:
     """Make the query for a window; where the filters have an open end, it has one."""
     lowest, highest = bounds_of(scan)
-    before, after = scan.margins or BOTH_MARGINS
-    created_from, created_to = scan.created_from, scan.created_to
-    if first > lowest:
-        created_from = day_of(max(lowest, first - before))
-    if last < highest:
-        created_to = day_of(min(highest, last + after))
-    return Query(created_from=created_from, created_to=created_to)
+    before, after = scan.memory.margins or BOTH_MARGINS
+    begins = day_of(max(lowest, first - before)) if first > lowest else None
+    ends = day_of(min(highest, last + after)) if last < highest else None
+    return Query(created_from=begins, created_to=ends)
 
 
 def find_margins(read: Read, days: Counter[int]) -> tuple[int, int]:
@@ -221,13 +206,11 @@ def find_margins(read: Read, days: Counter[int]) -> tuple[int, int]:
     """
     # Ordinary days: on the fullest ones there may have been imports, all at one time.
     several = sorted((count, day) for day, count in days.items() if day and count > 1)
-    start = max(0, (len(several) - TRIED_DAYS) // 2)
-    tried = [day for _, day in several[start : start + TRIED_DAYS]]
+    tried = several[max(0, len(several) - TRIED_DAYS) // 2 :][:TRIED_DAYS]
     for extra_days in (0, 1):
-        for day in tried:
+        for _, day in tried:
             query = Query(created_from=day_of(day), created_to=day_of(day + extra_days))
             page = next(read(query))
-            check_created(query, page)
             times = sorted({r["created_at"] for r in page.records if r["created_at"]})
             if len(times) > 1:
                 # By day, most zones have the date of UTC: which of the days is it?
@@ -237,26 +220,9 @@ def find_margins(read: Read, days: Counter[int]) -> tuple[int, int]:
     return BOTH_MARGINS
 
 
-def check_created(query: Query, page: Page) -> None:
-    """Check that the customers of a page were created when the query says.
-
-    Raises:
-        PageError: If not: the server ignores the filters, say.
-    """
-    # A day of any time zone begins and ends within a day of that of UTC.
-    first = ordinal(query.created_from, BEFORE_ALL) - 1
-    last = ordinal(query.created_to, LAST_DAY) + 1
-    days = filter(None, map(created_on, page.records))
-    if any(not first <= day <= last for day in days):
-        raise PageError(
-            "Homele was asked for customers created in certain days, and answered with "
-            "others. Set scan_by to cursor, and tell Homele's support."
-        )
-
-
 def today(scan: Scan) -> int:
     """Return the day on which a scan began, as a number."""
-    return day_number(scan.progress.started or utc_now().isoformat())
+    return day_number(scan.checkpoint.started or utc_now().isoformat())
 
 
 def created_on(record: Record) -> int:
@@ -266,7 +232,7 @@ def created_on(record: Record) -> int:
 
 def day_number(moment: str) -> int:
     """Return the day of a time, as a number."""
-    return date.fromisoformat(moment[: len("2026-02-15")]).toordinal()
+    return date.fromisoformat(to_day(moment)).toordinal()
 
 
 def ordinal(day: date | None, default: int) -> int:

@@ -6,20 +6,15 @@ its way down, such a customer can jump over it and be missed. So after the last 
 sync reads the head of the list again, down to where nothing can have moved.
 """
 
-from __future__ import annotations
-
+import itertools
 import logging
-import typing as t
+from collections.abc import Iterator
 from datetime import timedelta
 
 from tap_homele.errors import PageError
-from tap_homele.sync.scan import MIDNIGHT, OVERLAP, Progress, Query, earlier, soon_after
-
-if t.TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tap_homele.records import Record
-    from tap_homele.sync.scan import Page, Read, Scan
+from tap_homele.records import Record
+from tap_homele.sync.scan import Checkpoint, Page, Query, Read, Scan
+from tap_homele.sync.times import OVERLAP, earlier, soon_after, to_day, to_second
 
 # Activities become visible when their transaction commits, shortly after the time they
 # carry. Shorter than OVERLAP, so that a busy list comes to rest.
@@ -27,6 +22,10 @@ COMMIT_LAG = timedelta(minutes=1)
 
 # After so many rereads the list is busier than we are fast.
 MAX_REREADS = 10
+
+NOT_RESUMING = (
+    "Not resuming the scan that was interrupted: %s. Reading from the top of the list."
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +35,8 @@ def by_cursor(read: Read, scan: Scan) -> Iterator[Page]:
 
     Adds to ``scan.gaps`` if a customer can have been missed.
     """
-    page_count = 0
-    last_activity = ""
-    is_sorted = has_days_only = True
+    page_count, last_activity = 0, ""
+    is_sorted, has_times = True, False
     # The times of the customers that were active since the scan began, as last seen.
     seen: dict[int, tuple[str, str]] = {}
     for page in from_checkpoint(read, scan):
@@ -47,7 +45,7 @@ def by_cursor(read: Read, scan: Scan) -> Iterator[Page]:
         # The list may be sorted by parts of a second that the API does not write.
         seconds = [to_second(at) for at in (last_activity, *activities) if at]
         is_sorted &= seconds == sorted(seconds, reverse=True)
-        has_days_only &= page.has_days_only or not activities
+        has_times |= bool(activities) and not page.has_days_only
         last_activity = activities[-1] if activities else last_activity
         since = scan.signpost or earlier(page.at, OVERLAP)
         seen |= {r["id"]: times_of(r) for r in page.active_since(since)}
@@ -60,8 +58,8 @@ def by_cursor(read: Read, scan: Scan) -> Iterator[Page]:
             "moved while it was read arrives with the next run only."
         )
         return
-    has_days_only &= last_activity > ""
-    for page in reread_days(read, scan) if has_days_only else reread_head(read, scan):
+    has_days = last_activity and not has_times
+    for page in reread_days(read, scan) if has_days else reread_head(read, scan):
         moved = [r for r in page.records if seen.get(r["id"]) != times_of(r)]
         seen |= {r["id"]: times_of(r) for r in moved}
         # Without the cursor: the next run resumes where the list itself was left.
@@ -76,22 +74,17 @@ def from_checkpoint(read: Read, scan: Scan) -> Iterator[Page]:
     """
     if scan.resumes:
         pages = read(Query(cursor=scan.resumes.cursor))
+        page, reason = None, "the list ended there"
         try:
             page = next(pages)
         except PageError as error:
             reason = str(error)
-        else:
-            if page.records or page.next_cursor:
-                yield page
-                yield from pages
-                return
-            reason = "the list ended there"
-        logger.info(
-            "Not resuming the scan that was interrupted: its next page cannot be read "
-            "(%s). Reading from the top of the list.",
-            reason,
-        )
-        scan.resumes, scan.progress = None, Progress(undated=scan.progress.undated)
+        if page and (page.records or page.next_cursor):
+            yield from itertools.chain([page], pages)
+            return
+        logger.info(NOT_RESUMING, f"its next page cannot be read ({reason})")
+        was, scan.resumes = scan.resumes, None
+        scan.checkpoint = Checkpoint(fingerprint=was.fingerprint, bookmark=was.bookmark)
     yield from read(Query())
 
 
@@ -102,14 +95,12 @@ def reread_head(read: Read, scan: Scan) -> Iterator[Page]:
     """
     since = scan.signpost
     for _ in range(MAX_REREADS):
-        started = ""
-        has_moved = False
-        page_count = 0
+        started, page_count = "", 0
         for page in read_head(read, since):
             started = started or page.at
-            latest = soon_after(started)  # what is planned keeps its place
-            has_moved |= any(at <= latest for at in page.activities)
-            page_count += has_moved
+            # What is planned keeps its place.
+            has_moved = any(at <= soon_after(started) for at in page.activities)
+            page_count += has_moved or page_count > 0
             yield page
         if page_count <= 1:
             return
@@ -126,11 +117,8 @@ def reread_days(read: Read, scan: Scan) -> Iterator[Page]:
     Nothing tells what moved within a day, so there is no point in repeating. Yesterday
     may not be over in another time zone.
     """
-    scan.gaps.append(
-        "The list holds days, so what moved while it was read is not known"
-    )
-    yesterday = earlier(scan.signpost, timedelta(days=1))
-    yield from read_head(read, yesterday[: len("2026-02-15")] + MIDNIGHT)
+    scan.gaps.append("The list holds days: what moved while it was read is not known")
+    yield from read_head(read, to_day(earlier(scan.signpost, timedelta(days=1))))
 
 
 def read_head(read: Read, since: str) -> Iterator[Page]:
@@ -141,17 +129,11 @@ def read_head(read: Read, since: str) -> Iterator[Page]:
     """
     for page in read(Query()):
         active = page.active_since(since)
-        is_older = len(page.activities) > len(active)
         yield page._replace(records=active)
-        if is_older:
+        if len(page.activities) > len(active):
             return
 
 
 def times_of(record: Record) -> tuple[str, str]:
     """Return the times that tell whether a customer has changed."""
     return record["updated_at"] or "", record["last_activity_at"] or ""
-
-
-def to_second(moment: str) -> str:
-    """Return a time without the parts of its second."""
-    return moment[: len("2026-02-15T09:45:00")]
