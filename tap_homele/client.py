@@ -172,11 +172,9 @@ class HomeleStream(RESTStream[str | None]):
         Raises:
             PageError: If ``data`` is not a list.
         """
-        rows, endpoint = (
-            self.read_answer(response)["data"],
-            endpoint_of(response.request),
-        )
+        rows = self.read_answer(response)["data"]
         if not isinstance(rows, list):
+            endpoint = endpoint_of(response.request)
             raise PageError(f"{endpoint} was answered with 'data' that is not a list.")
         yield from rows
 
@@ -242,7 +240,7 @@ def printable(text: str) -> str:
 
 
 class CustomerStream(HomeleStream):
-    """What the streams of customers have in common."""
+    """Where the streams of customers differ from what the SDK does by default."""
 
     primary_keys: t.ClassVar[list[str]] = ["id"]
 
@@ -286,10 +284,8 @@ class CustomerStream(HomeleStream):
 
         One that removes the whole stream is no filter: its child is wanted then.
         """
-        first = self.stream_maps[0]
-        return isinstance(first, RemoveRecordTransform) or first.get_filter_result(
-            record
-        )
+        to = self.stream_maps[0]
+        return isinstance(to, RemoveRecordTransform) or to.get_filter_result(record)
 
     def generate_child_contexts(self, *_: t.Any, **__: t.Any) -> Iterator[Context]:
         """Return none: details are read for a page, not for each record.

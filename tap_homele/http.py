@@ -200,15 +200,16 @@ def _bounded(stream: t.Any, *args: t.Any, **kwargs: t.Any) -> Iterator[bytes]:
 
 # The sentences for failures that may pass, special ones before general ones. The texts
 # of requests contain the query, and that may contain a person's name.
-_FAILURES: dict[tuple[type[Exception], ...], str] = {
-    (futures.TimeoutError, exceptions.Timeout): "there was no whole answer in time",
-    (exceptions.ProxyError,): "the proxy did not let it through",
-    (exceptions.SSLError,): "there was no secure connection to {host}",
-    (exceptions.ConnectionError,): "the connection to {host} failed",
-    (exceptions.ChunkedEncodingError,): "the answer broke off",
-    (exceptions.ContentDecodingError, exceptions.InvalidHeader): "the answer was "
-    "damaged on its way",
-    (TooLongError,): "the answer did not end",
+_FAILURES: dict[type[Exception], str] = {
+    futures.TimeoutError: "there was no whole answer in time",
+    exceptions.Timeout: "there was no whole answer in time",
+    exceptions.ProxyError: "the proxy did not let it through",
+    exceptions.SSLError: "there was no secure connection to {host}",
+    exceptions.ConnectionError: "the connection to {host} failed",
+    exceptions.ChunkedEncodingError: "the answer broke off",
+    exceptions.ContentDecodingError: "the answer was damaged on its way",
+    exceptions.InvalidHeader: "the answer was damaged on its way",
+    TooLongError: "the answer did not end",
 }
 
 
@@ -226,19 +227,16 @@ def unanswered(request: PreparedRequest, error: Exception) -> Exception:
             "verified. Check the setting api_url; if a proxy of your company has a "
             "certificate of its own, set REQUESTS_CA_BUNDLE to the file of its CA."
         )
-    said = ""
-    for kinds, sentence in _FAILURES.items():
-        said = said or (sentence if isinstance(error, kinds) else "")
-    if not said:
+    kind = next((kind for kind in _FAILURES if isinstance(error, kind)), None)
+    if kind is None:
         is_of_requests = isinstance(error, exceptions.RequestException)
         reason = type(error).__name__ if is_of_requests else error
         return PageError(
             f"{endpoint} could not be sent: {reason}. Check the environment variables "
             "HTTPS_PROXY and REQUESTS_CA_BUNDLE."
         )
-    if "Read timed out" in str(error):
-        said = "there was no whole answer in time"
-    elif "resolve" in str(error):
+    said = _FAILURES[exceptions.Timeout if "Read timed out" in str(error) else kind]
+    if "resolve" in str(error):
         said += ": there is no such host"
     host = urlsplit(request.url or "").hostname
     return RetriableAPIError(f"{endpoint} failed: {said.format(host=host)}.")

@@ -1,6 +1,7 @@
 """Follow ``meta.next_cursor`` while ``meta.has_more`` says so."""
 
 import typing as t
+from collections import Counter
 from collections.abc import Callable
 
 import requests
@@ -34,9 +35,8 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
         super().__init__(start)
         self._read_answer = read_answer
         self._seen = {start}
-        # The customers of the page before, and how often it has come in a row.
-        self._ids: list[object] = []
-        self._times = 0
+        # How often the same customers have come.
+        self._times: Counter[int] = Counter()
 
     def continue_if_empty(self, response: requests.Response) -> bool:  # noqa: ARG002
         """Leave it to ``has_more``: by default the SDK ends the list quietly."""
@@ -56,11 +56,10 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
         Raises:
             PageError: If this page has come too often.
         """
-        ids = [row["id"] for row in self._read_answer(response)["data"]]
-        self._times = self._times + 1 if ids == self._ids else 0
-        if self._times == MAX_TIMES:
+        page = hash(tuple(row["id"] for row in self._read_answer(response)["data"]))
+        if self._times[page] == MAX_TIMES:
             raise self.error(f"has come {MAX_TIMES} times before")
-        self._ids = ids
+        self._times[page] += 1
         super().advance(response)
         self._seen.add(self.current_value)
 

@@ -58,7 +58,7 @@ def start_scan(state: State, scan: Scan, scan_by: str) -> None:
             "The filters, the address or the streams are not those of the last run: "
             "reading all customers that match."
         )
-    elif scan_by == CREATED_DATE != memory.scan_by:
+    elif scan_by == CREATED_DATE and memory.scan_by != CREATED_DATE:
         reason = "The list was not read by created date so far: reading all customers."
     elif bookmark and not utc(bookmark):
         reason = "The bookmark is not a time: reading all customers."
@@ -67,8 +67,8 @@ def start_scan(state: State, scan: Scan, scan_by: str) -> None:
         bookmark = None
     begins.bookmark = utc(bookmark) or scan.first_bookmark
     scan.is_cross_checked = scan_by == AUTO
-    ways = {scan_by, scan.memory.scan_by if scan_by == AUTO else None}
-    begins.by_created_date = CREATED_DATE in ways
+    way = scan.memory.scan_by if scan_by == AUTO else scan_by
+    begins.by_created_date = way == CREATED_DATE
     checkpoints = state.pop("scan", None)
     if checkpoints and (stale := resume(scan, checkpoints)):
         logger.info(NOT_RESUMING, stale)

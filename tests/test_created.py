@@ -305,8 +305,8 @@ def test_a_day_whose_rest_cannot_be_had_is_named_and_all_others_come(
     assert {sandbox.customers[id_]["created_at"][:10] for id_ in missing} == {day}
     assert any(
         s == f"More customers were created on {day} than fit on a page: 100 were read "
-        "by the cursor, which may skip others. Once Homele has mended it, run once "
-        "with --full-refresh."
+        "by the cursor, which may skip others. If Homele has more, tell its support; "
+        "once that is mended, run with --full-refresh."
         for s in warnings(caplog)
     )
     assert waited

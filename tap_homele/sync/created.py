@@ -108,8 +108,8 @@ def by_created_date(read: Read, scan: Scan, hint: Hint = (0, 0)) -> Iterator[Pag
         if window.page.next_cursor:
             scan.warn(
                 f"More customers were created on {window} than fit on a page: {count} "
-                "were read by the cursor, which may skip others. Once Homele has "
-                "mended it, run once with --full-refresh."
+                "were read by the cursor, which may skip others. If Homele has more, "
+                "tell its support; once that is mended, run with --full-refresh."
             )
     if scan.memory.undated:
         scan.warn(UNDATED)

@@ -122,12 +122,8 @@ def compare(read: Read, scan: Scan, walk: Walk) -> Iterator[Page]:
     Leaves the cursor if there are some. Keeps the round up to date, and adds to
     ``scan.gaps`` unless this run has compared all customers.
     """
-    memory, started, last = (
-        scan.memory,
-        scan.checkpoint.started,
-        scan.memory.cross_check,
-    )
-    is_old = last.done and last.began < earlier(started, ROUND_EVERY)
+    memory, last = scan.memory, scan.memory.cross_check
+    is_old = last.done and last.began < earlier(scan.checkpoint.started, ROUND_EVERY)
     # What is announced to be deleted must be compared in this very run.
     is_new_round = scan.announces_deletes or is_old or not last.began
     if is_new_round:

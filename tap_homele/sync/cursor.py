@@ -95,12 +95,12 @@ def reread_head(read: Read, scan: Scan) -> Iterator[Page]:
     """
     since = scan.signpost
     for _ in range(MAX_REREADS):
-        started, page_count = "", 0
+        started, has_moved, page_count = "", False, 0
         for page in read_head(read, since):
             started = started or page.at
             # What is planned keeps its place.
-            has_moved = any(at <= soon_after(started) for at in page.activities)
-            page_count += has_moved or page_count > 0
+            has_moved |= any(at <= soon_after(started) for at in page.activities)
+            page_count += has_moved
             yield page
         if page_count <= 1:
             return

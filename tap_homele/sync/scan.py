@@ -175,12 +175,11 @@ class Scan:
         # The server's clock: a local one that runs ahead would move the bookmark past
         # changes that are not visible yet. Of the two, the earlier is safe.
         now = utc_now().isoformat(timespec="seconds")
-        so_far = self.checkpoint
+        so_far, rows = self.checkpoint, page.records
         so_far.started = so_far.started or min(page.at, now)
-        for record in page.records:
-            so_far.newest = max(so_far.newest, record["updated_at"] or "")
-            so_far.highest_id = max(so_far.highest_id, record["id"])
-            self.memory.undated |= not record["created_at"]
+        so_far.newest = max([so_far.newest, *(r["updated_at"] or "" for r in rows)])
+        so_far.highest_id = max([so_far.highest_id, *(r["id"] for r in rows)])
+        self.memory.undated |= not all(r["created_at"] for r in rows)
 
     def changed(self, page: Page) -> list[Record]:
         """Return the customers of a page that are to be sent.
