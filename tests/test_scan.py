@@ -552,9 +552,9 @@ def test_a_checkpoint_that_does_not_fit_is_not_taken_up(
 
     assert sorted(output.ids) == sorted(sandbox.customers)
     assert ids(sandbox.urls)[0] == ""
-    not_resuming = "Not resuming the scan that was interrupted"
+    not_resuming = "Not resuming the interrupted scan"
     assert infos(caplog) == [
-        f"{not_resuming}: {reason}. Reading from the top of the list."
+        f"{not_resuming}: {reason}. Reading the list from its top."
     ]
     assert stream_state(output.state)["scan"] == []
 

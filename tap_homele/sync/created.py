@@ -12,7 +12,6 @@ window asks for one day more at that end: neighbours overlap, and the same custo
 twice does no harm.
 """
 
-import contextlib
 import itertools
 import typing as t
 from collections import Counter
@@ -31,10 +30,10 @@ BEFORE_ALL, FIRST_DAY, LAST_DAY = 0, date.min.toordinal(), date.max.toordinal()
 # The most customers that the API gives at once (the vendor's document), and how full a
 # page is meant to be: days differ.
 MAX_PAGE_SIZE = 100
-FILL = 0.85
+FILL = 0.8
 
 # The first window has so many days, if nothing is known of them. In an estimate of the
-# customers in a day, what was known before a window counts like so many days.
+# customers in a day, the windows before the last one count like so many days.
 MEMORY = 7
 
 # How much longer a window may be than the one before.
@@ -45,9 +44,10 @@ BOTH_MARGINS = (1, 1)
 
 UNDATED = "No window holds customers without a created date: some may be missing."
 
-# How many customers are created in a day, about, and the newest day that has some; 0:
-# not known.
-Hint: t.TypeAlias = tuple[float, int]
+# What is known of the created dates: how many days hold about a page; the newest day
+# and the oldest one with customers.
+Hint: t.TypeAlias = tuple[int, int, int]
+UNKNOWN: Hint = (0, 0, LAST_DAY)
 
 # How many days are tried to find out whether the filters include their own.
 TRIED_DAYS = 3
@@ -75,7 +75,7 @@ class Window(t.NamedTuple):
         return first if first == last else f"{first} to {last}"
 
 
-def by_created_date(read: Read, scan: Scan, hint: Hint = (0, 0)) -> Iterator[Page]:
+def by_created_date(read: Read, scan: Scan, hint: Hint = UNKNOWN) -> Iterator[Page]:
     """Yield every page of the list, the newest created dates first.
 
     Adds to ``scan.gaps`` if a customer can have been missed.
@@ -86,7 +86,7 @@ def by_created_date(read: Read, scan: Scan, hint: Hint = (0, 0)) -> Iterator[Pag
         hint: What is known of the created dates.
 
     Raises:
-        PageError: If a window cannot be read.
+        PageError: If the customers of a day cannot be read; after all others were.
     """
     if scan.memory.margins is None:
         page = next(read(Query()))
@@ -94,25 +94,37 @@ def by_created_date(read: Read, scan: Scan, hint: Hint = (0, 0)) -> Iterator[Pag
             yield page
             return
         days = Counter(map(created_on, page.records))
-        hint, scan.memory.margins = (0, max(days)), find_margins(read, days)
+        hint = (0, max(days), LAST_DAY)
+        scan.memory.margins = find_margins(read, days)
     before = scan.resumes.created_before if scan.resumes else None
+    unreadable: list[str] = []
     for window in windows(read, scan, before, hint):
         count = 0
-        # Homele may fail on the cursor of a day that does not fit on a page.
-        with contextlib.suppress(CursorError):
+        try:
             for page in itertools.chain([window.page], window.rest):
                 count += len(page.records)
-                # A later run resumes after a whole window.
-                until = None if page.next_cursor else day_of(window.first)
+                # A later run resumes after a whole window, but not after a day that
+                # failed: that is read again.
+                is_whole = page.next_cursor is None and not unreadable
+                until = day_of(window.first) if is_whole else None
                 yield page._replace(next_cursor=None, created_before=until)
+        except CursorError:
+            unreadable.append(str(window))
         if window.page.next_cursor:
             scan.warn(
                 f"More customers were created on {window} than fit on a page: {count} "
-                "were read by the cursor, which may skip others. If Homele has more, "
-                "tell its support; once that is mended, run with --full-refresh."
+                "were read by the cursor, which may skip others."
             )
     if scan.memory.undated:
         scan.warn(UNDATED)
+    if unreadable:
+        # A checkpoint that leaves all days to do: the next run reads the whole list.
+        yield page._replace(records=[], next_cursor=None, created_before=date.max)
+        raise PageError(
+            f"Of the customers created on {', '.join(unreadable)} more follow, and "
+            "Homele fails to follow its own cursor to them. All others were read. Tell "
+            "Homele's support; until it is fixed, each run fails like this."
+        )
 
 
 def windows(
@@ -129,14 +141,14 @@ def windows(
     Raises:
         PageError: If a window cannot be read.
     """
-    per_day, newest = hint
+    length, newest, oldest = hint
     lowest, highest = bounds_of(scan)
     last = min(highest, ordinal(before, highest + 1) - 1)
     # The last window has an open end, but no customers are expected after this day.
     top = max(lowest, newest or today(scan))
-    most = MAX_PAGE_SIZE
-    length = max(1, round(FILL * most / per_day)) if per_day else MEMORY
-    longest = length
+    most, ahead = MAX_PAGE_SIZE, 1
+    per_day = FILL * most / length if length else 0
+    longest = length = length or MEMORY
     while last >= lowest:
         end = min(last, top)
         first = max(lowest, end - length + 1)
@@ -144,10 +156,15 @@ def windows(
         page = next(pages)
         check_created(page, first, last)
         days = end - first + 1
-        if page.next_cursor:
-            most = len(page.records)  # a server may give fewer than it was asked for
+        # A server may give fewer than it was asked for.
+        most = len(page.records) if page.next_cursor else most
         if page.next_cursor and days > 1:
             length = min(days // 2, longest)
+            continue
+        if page.next_cursor and end < min(last, LAST_DAY):
+            # There are later created dates than those that are known: go there first.
+            top = min(max(end + ahead, today(scan)), LAST_DAY)
+            ahead *= 2
             continue
         yield Window(first, last, page, pages)
         last, longest = first - 1, GROWTH * days
@@ -157,7 +174,8 @@ def windows(
             per_day = found / (known_days + days)
             length = max(1, min(round(FILL * most / per_day), longest))
         else:
-            length = last + 1  # perhaps there are none before either
+            # Before the oldest day perhaps there are none either.
+            length = last + 1 if last < oldest else longest
 
 
 def check_created(page: Page, first: int, last: int) -> None:
@@ -214,8 +232,7 @@ def find_margins(read: Read, days: Counter[int]) -> tuple[int, int]:
             times = sorted({r["created_at"] for r in page.records if r["created_at"]})
             if len(times) > 1:
                 # By day, most zones have the date of UTC: which of the days is it?
-                middle = day_number(times[len(times) // 2])
-                is_first = not extra_days or middle == day
+                is_first = not extra_days or day_number(times[len(times) // 2]) == day
                 return (0, extra_days) if is_first else BOTH_MARGINS
     return BOTH_MARGINS
 

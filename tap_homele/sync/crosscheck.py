@@ -80,9 +80,11 @@ class Walk:
 
     def hint(self, scan: Scan) -> created.Hint:
         """Return what ``created.windows`` wants to know, but for days in the future."""
-        newest = min(max(self.per_day, default=0), created.today(scan))
+        known = sorted(filter(None, self.per_day)) or [created.LAST_DAY]
+        newest = min(known[-1], created.today(scan))
         recent = sum(self.per_day[newest - days] for days in range(RECENT_DAYS))
-        return max(recent, 1) / RECENT_DAYS, newest
+        days = created.FILL * created.MAX_PAGE_SIZE * RECENT_DAYS / max(recent, 1)
+        return max(1, round(days)), newest, known[0]
 
     def missing(self, records: list[Record]) -> list[Record]:
         """Return those customers that the cursor did not return."""
@@ -186,14 +188,15 @@ def windows_to_compare(read: Read, scan: Scan, walk: Walk) -> Iterator[created.W
     Raises:
         NoRequestsLeftError: If it would have to.
     """
-    memory, hint = scan.memory, walk.hint(scan)
-    read_now = within_limit(read, scan)
+    memory, hint, read_now = scan.memory, walk.hint(scan), within_limit(read, scan)
     if memory.margins is None:
         with contextlib.suppress(NoRequestsLeftError):
             memory.margins = created.find_margins(read_now, walk.per_day)
     if memory.compared_until:
         day_before = created.day_number(memory.compared_until) - 1
-        for window in created.windows(read, scan, None, hint):
+        newest = max(hint[1], day_before)
+        new = min(hint[0], newest - day_before + 1), newest, hint[2]
+        for window in created.windows(read, scan, None, new):
             yield window
             if window.first <= day_before:
                 break

@@ -23,9 +23,7 @@ COMMIT_LAG = timedelta(minutes=1)
 # After so many rereads the list is busier than we are fast.
 MAX_REREADS = 10
 
-NOT_RESUMING = (
-    "Not resuming the scan that was interrupted: %s. Reading from the top of the list."
-)
+NOT_RESUMING = "Not resuming the interrupted scan: %s. Reading the list from its top."
 
 logger = logging.getLogger(__name__)
 
