@@ -1,8 +1,9 @@
 """The streams: their columns, and the flow of a sync.
 
-Start here. ``CustomersStream.get_records`` is the whole flow: ``sync.pages`` decides
-which pages of the list are read, the scan which customers have changed, the SDK writes
-them, and after each page the state holds a checkpoint.
+Start here. ``CustomersStream.get_records`` is the whole flow: ``state.start_scan``
+fills the scan from the state, ``sync.pages`` decides which pages of the list are read,
+the scan which customers have changed, the SDK writes them, their details follow, and
+after each page ``state.note_page`` saves a checkpoint.
 """
 
 import time
@@ -91,10 +92,8 @@ class CustomersStream(CustomerPages):
     replication_key = "updated_at"
     schema = th.PropertiesList(*COLUMNS, ADDITIONAL).to_dict()
 
-    # How many rows were read, and how many of them had changed; when the log said last
-    # how far it is.
+    # How many rows were read, and how many of them had changed.
     _rows_read = _changed = 0
-    _reported = 0.0
 
     def get_records(self, context: Context | None) -> Iterator[records.Record]:  # noqa: ARG002
         """Read the list; yield each customer that has changed."""
@@ -122,8 +121,8 @@ class CustomersStream(CustomerPages):
         """Make the scan of this run from the settings and the state."""
         settings = self.config
         start_date = settings.get("start_date") if self.is_incremental else None
-        # A new table needs all customers, so what differs from the default, the list
-        # alone, is a part of the fingerprint.
+        # A stream that is selected anew needs all customers, so the selection is a part
+        # of the fingerprint; only the list, the default, adds nothing.
         tables = {} if self.selected else {self.name: False}
         tables |= {self.details.name: True} if self.details else {}
         filters = config.filters_of(settings)
@@ -152,15 +151,15 @@ class CustomersStream(CustomerPages):
     def _write_progress(self, scan: Scan, page: Page) -> None:
         """Write the state after a page."""
         batches = self.get_batch_config(self.config)
-        # The SDK writes a STATE with each batch of details. Then customers of this page
-        # may still be in an open batch, so there must be no checkpoint after them.
+        # With batches, the details can write a STATE before the customers of this page
+        # are written: a checkpoint in it would lose them.
         resumable = None if batches and self.details else page
         state.note_page(self.get_context_state(None), scan, resumable)
         if self.is_incremental and not batches:  # else the SDK writes the state
             self._tap.state_writer.write_state(self.tap_state)
 
     def _finish(self, scan: Scan) -> None:
-        """Write the end of the scan into the state, and activate the version."""
+        """Write the end of the scan into the state; announce deletes, if all came."""
         state.note_end(self.get_context_state(None), scan)
         if self.announces_deletes and scan.gaps:
             self.logger.warning("No customer is marked as deleted: %s.", scan.gaps[0])
@@ -192,7 +191,7 @@ class CustomerDetailsStream(CustomerStream):
     """All that Homele knows of each customer that the list has sent.
 
     The list calls its ``sync`` once for each page. The SDK would call it once for each
-    record, and write a SCHEMA and a STATE each time.
+    record, and write a SCHEMA and a STATE each time (``generate_child_contexts``).
     """
 
     name = "customer_details"
@@ -278,7 +277,7 @@ class CustomerDetailsStream(CustomerStream):
             self.activate_version()
 
     def log(self, *_: t.Any, **__: t.Any) -> None:
-        """Log nothing: the SDK tells of the beginning of each page's details."""
+        """Log nothing, in place of the SDK: it tells of each page's details."""
 
 
 def is_gone(response: requests.Response) -> bool:

@@ -32,11 +32,11 @@ BEFORE_ALL, FIRST_DAY, LAST_DAY = 0, date.min.toordinal(), date.max.toordinal()
 MAX_PAGE_SIZE = 100
 FILL = 0.8
 
-# The first window has so many days, if nothing is known of them. In an estimate of the
-# customers in a day, the windows before the last one count like so many days.
-MEMORY = 7
+# The first window has so many days, if nothing is known of them. In an estimate of how
+# many customers a day has, all that was known before a window counts like so many days.
+FEW_DAYS = 7
 
-# How much longer a window may be than the one before.
+# How much longer a window may be than the one that was read before it.
 GROWTH = 4
 
 # The margins that are right whatever the filters do.
@@ -44,13 +44,22 @@ BOTH_MARGINS = (1, 1)
 
 UNDATED = "No window holds customers without a created date: some may be missing."
 
-# What is known of the created dates: how many days hold about a page; the newest day
-# and the oldest one with customers.
-Hint: t.TypeAlias = tuple[int, int, int]
-UNKNOWN: Hint = (0, 0, LAST_DAY)
-
 # How many days are tried to find out whether the filters include their own.
 TRIED_DAYS = 3
+
+
+class Hint(t.NamedTuple):
+    """What is known of the created dates, before they are read.
+
+    Attributes:
+        days: How many days hold about a page of customers; 0: not known.
+        newest: The newest day with customers; 0: not known.
+        oldest: The oldest one.
+    """
+
+    days: int = 0
+    newest: int = 0
+    oldest: int = LAST_DAY
 
 
 class Window(t.NamedTuple):
@@ -75,7 +84,7 @@ class Window(t.NamedTuple):
         return first if first == last else f"{first} to {last}"
 
 
-def by_created_date(read: Read, scan: Scan, hint: Hint = UNKNOWN) -> Iterator[Page]:
+def by_created_date(read: Read, scan: Scan, hint: Hint) -> Iterator[Page]:
     """Yield every page of the list, the newest created dates first.
 
     Adds to ``scan.gaps`` if a customer can have been missed.
@@ -86,7 +95,8 @@ def by_created_date(read: Read, scan: Scan, hint: Hint = UNKNOWN) -> Iterator[Pa
         hint: What is known of the created dates.
 
     Raises:
-        PageError: If the customers of a day cannot be read; after all others were.
+        PageError: If a window cannot be read. If only the rest of a crowded day cannot,
+            after all others were.
     """
     if scan.memory.margins is None:
         page = next(read(Query()))
@@ -94,8 +104,7 @@ def by_created_date(read: Read, scan: Scan, hint: Hint = UNKNOWN) -> Iterator[Pa
             yield page
             return
         days = Counter(map(created_on, page.records))
-        hint = (0, max(days), LAST_DAY)
-        scan.memory.margins = find_margins(read, days)
+        hint, scan.memory.margins = Hint(newest=max(days)), find_margins(read, days)
     before = scan.resumes.created_before if scan.resumes else None
     unreadable: list[str] = []
     for window in windows(read, scan, before, hint):
@@ -103,8 +112,8 @@ def by_created_date(read: Read, scan: Scan, hint: Hint = UNKNOWN) -> Iterator[Pa
         try:
             for page in itertools.chain([window.page], window.rest):
                 count += len(page.records)
-                # A later run resumes after a whole window, but not after a day that
-                # failed: that is read again.
+                # A run that is killed is resumed after a whole window, but not beyond
+                # a day that failed.
                 is_whole = page.next_cursor is None and not unreadable
                 until = day_of(window.first) if is_whole else None
                 yield page._replace(next_cursor=None, created_before=until)
@@ -118,7 +127,7 @@ def by_created_date(read: Read, scan: Scan, hint: Hint = UNKNOWN) -> Iterator[Pa
     if scan.memory.undated:
         scan.warn(UNDATED)
     if unreadable:
-        # A checkpoint that leaves all days to do: the next run reads the whole list.
+        # A checkpoint before the first window: the next run reads all of them.
         yield page._replace(records=[], next_cursor=None, created_before=date.max)
         raise PageError(
             f"Of the customers created on {', '.join(unreadable)} more follow, and "
@@ -144,11 +153,12 @@ def windows(
     length, newest, oldest = hint
     lowest, highest = bounds_of(scan)
     last = min(highest, ordinal(before, highest + 1) - 1)
-    # The last window has an open end, but no customers are expected after this day.
+    # The newest window, which is read first, has an open end, but begins as if nobody
+    # was created after this day.
     top = max(lowest, newest or today(scan))
     most, ahead = MAX_PAGE_SIZE, 1
     per_day = FILL * most / length if length else 0
-    longest = length = length or MEMORY
+    longest = length = length or FEW_DAYS
     while last >= lowest:
         end = min(last, top)
         first = max(lowest, end - length + 1)
@@ -169,12 +179,12 @@ def windows(
         yield Window(first, last, page, pages)
         last, longest = first - 1, GROWTH * days
         if page.records:
-            known_days = MEMORY if per_day else 0
+            known_days = FEW_DAYS if per_day else 0
             found = per_day * known_days + len(page.records)
             per_day = found / (known_days + days)
             length = max(1, min(round(FILL * most / per_day), longest))
         else:
-            # Before the oldest day perhaps there are none either.
+            # Beyond the oldest day that is known: all the rest at once.
             length = last + 1 if last < oldest else longest
 
 
@@ -184,7 +194,7 @@ def check_created(page: Page, first: int, last: int) -> None:
     Raises:
         PageError: If not: the server ignores the filters, say.
     """
-    # A window may ask for a day more, and days of other zones begin within one of UTC.
+    # A day more is a margin, and another one for the zone of the server's days.
     days = filter(None, map(created_on, page.records))
     if any(not first - 2 <= day <= last + 2 for day in days):
         raise PageError(
@@ -222,7 +232,7 @@ def find_margins(read: Read, days: Counter[int]) -> tuple[int, int]:
         read: Sends a query.
         days: How many customers are known to have been created on which day.
     """
-    # Ordinary days: on the fullest ones there may have been imports, all at one time.
+    # Those in the middle: on the fullest days imports may have come, all at one time.
     several = sorted((count, day) for day, count in days.items() if day and count > 1)
     tried = several[max(0, len(several) - TRIED_DAYS) // 2 :][:TRIED_DAYS]
     for extra_days in (0, 1):
@@ -231,7 +241,7 @@ def find_margins(read: Read, days: Counter[int]) -> tuple[int, int]:
             page = next(read(query))
             times = sorted({r["created_at"] for r in page.records if r["created_at"]})
             if len(times) > 1:
-                # By day, most zones have the date of UTC: which of the days is it?
+                # Which of two days came back? Most customers of a day have its date.
                 is_first = not extra_days or day_number(times[len(times) // 2]) == day
                 return (0, extra_days) if is_first else BOTH_MARGINS
     return BOTH_MARGINS

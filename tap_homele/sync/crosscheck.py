@@ -1,12 +1,14 @@
 """Compare what the cursor returned with the list by created date.
 
 Does this server's cursor skip customers? The list by created date does not depend on
-it, so it tells without statistics: which customers are there that the cursor did not
-return? Fresh imports are what a cursor skips, so what was created since the last scan
-is compared at once. A round through all created dates follows in what is left of the
-rate limit: each run goes on where the last one stopped.
+it, so it tells: which customers are there that the cursor did not return? A cursor
+skips fresh imports above all, since they have no activity or share a second, so what
+was created since the last scan is compared at once, waiting where it must. A round
+through all created dates follows in what is left of the rate limit: each run goes on
+where the last one stopped.
 
-Once a customer was skipped, the list is read by created date, now and ever after.
+Once a customer was skipped, or the server fails on its own cursor, the list is read by
+created date, in this run and in all later ones (``Memory.scan_by``).
 """
 
 import contextlib
@@ -64,8 +66,8 @@ class Walk:
         activities = [record["last_activity_at"] or "" for record in page.records]
         if self._border is not None:
             first = activities[0] if activities else ""
-            # A cursor that holds days skips customers of the same day, but none at its
-            # midnight, so days would prove nothing.
+            # A cursor that holds a day skips the rest of that day, unless it is all at
+            # midnight, so days prove nothing.
             is_time = first > "" and not first.endswith(MIDNIGHT)
             is_shared = is_time and to_second(first) == self._border
             self._had_empty_page |= not activities
@@ -79,12 +81,12 @@ class Walk:
         return self._had_null and self._had_shared_second and not self._had_empty_page
 
     def hint(self, scan: Scan) -> created.Hint:
-        """Return what ``created.windows`` wants to know, but for days in the future."""
+        """Return what is known of the created dates, but for those in the future."""
         known = sorted(filter(None, self.per_day)) or [created.LAST_DAY]
         newest = min(known[-1], created.today(scan))
         recent = sum(self.per_day[newest - days] for days in range(RECENT_DAYS))
         days = created.FILL * created.MAX_PAGE_SIZE * RECENT_DAYS / max(recent, 1)
-        return max(1, round(days)), newest, known[0]
+        return created.Hint(max(1, round(days)), newest, known[0])
 
     def missing(self, records: list[Record]) -> list[Record]:
         """Return those customers that the cursor did not return."""
@@ -105,8 +107,8 @@ def cross_checked(read: Read, scan: Scan) -> Iterator[Page]:
     except CursorError:
         scan.leave_cursor("Homele fails to follow its own cursor.")
     else:
-        # The proof can be wrong where parts of a second are cut off: it will not do for
-        # deletes.
+        # Two customers of a second prove nothing where their times lack the parts of it
+        # by chance: too little for deletes.
         is_proven = walk.proves_the_cursor and not scan.announces_deletes
         if scan.resumes:
             scan.gaps.append("Cross-check: not in a run that resumed another")
@@ -149,7 +151,7 @@ def compare(read: Read, scan: Scan, walk: Walk) -> Iterator[Page]:
             yield Page(missing, window.page.at)
         memory.cross_check.done = True
         if not is_new_round:
-            # An import with older dates, and without activities, waits for it.
+            # Until then an import with older dates, and no activities, is not noticed.
             again = to_day(earlier(memory.cross_check.began, -ROUND_EVERY))
             scan.gaps.append(f"Cross-check: the next round begins on {again}")
     except NoRequestsLeftError:
@@ -166,7 +168,10 @@ def compare(read: Read, scan: Scan, walk: Walk) -> Iterator[Page]:
 
 
 def within_limit(read: Read, scan: Scan) -> Read:
-    """Make a reader that raises ``NoRequestsLeftError`` instead of waiting."""
+    """Make a reader that raises ``NoRequestsLeftError`` instead of waiting.
+
+    Where deletes are announced it waits: they need a complete round.
+    """
     requests = itertools.count()
 
     def read_now(query: Query) -> Iterator[Page]:
@@ -183,10 +188,11 @@ def within_limit(read: Read, scan: Scan) -> Read:
 def windows_to_compare(read: Read, scan: Scan, walk: Walk) -> Iterator[created.Window]:
     """Yield what was created since the last full scan began, and then the round.
 
-    Moves the round on. It does not wait for the rate limit.
+    Waits for the rate limit for what is new. Moves the round on without waiting, unless
+    deletes are announced.
 
     Raises:
-        NoRequestsLeftError: If it would have to.
+        NoRequestsLeftError: If the round would have to wait.
     """
     memory, hint, read_now = scan.memory, walk.hint(scan), within_limit(read, scan)
     if memory.margins is None:
@@ -194,8 +200,8 @@ def windows_to_compare(read: Read, scan: Scan, walk: Walk) -> Iterator[created.W
             memory.margins = created.find_margins(read_now, walk.per_day)
     if memory.compared_until:
         day_before = created.day_number(memory.compared_until) - 1
-        newest = max(hint[1], day_before)
-        new = min(hint[0], newest - day_before + 1), newest, hint[2]
+        newest = max(hint.newest, day_before)
+        new = hint._replace(days=min(hint.days, newest - day_before + 1), newest=newest)
         for window in created.windows(read, scan, None, new):
             yield window
             if window.first <= day_before:

@@ -17,7 +17,7 @@ from tap_homele.sync.scan import Checkpoint, Page, Query, Read, Scan
 from tap_homele.sync.times import OVERLAP, earlier, soon_after, to_day, to_second
 
 # Activities become visible when their transaction commits, shortly after the time they
-# carry. Shorter than OVERLAP, so that a busy list comes to rest.
+# carry. Shorter than OVERLAP, or a busy list would never come to rest.
 COMMIT_LAG = timedelta(minutes=1)
 
 # After so many rereads the list is busier than we are fast.
@@ -45,6 +45,7 @@ def by_cursor(read: Read, scan: Scan) -> Iterator[Page]:
         is_sorted &= seconds == sorted(seconds, reverse=True)
         has_times |= bool(activities) and not page.has_days_only
         last_activity = activities[-1] if activities else last_activity
+        # The first page has yet to give the scan its start.
         since = scan.signpost or earlier(page.at, OVERLAP)
         seen |= {r["id"]: times_of(r) for r in page.active_since(since)}
         yield page
@@ -56,11 +57,11 @@ def by_cursor(read: Read, scan: Scan) -> Iterator[Page]:
             "moved while it was read arrives with the next run only."
         )
         return
-    has_days = last_activity and not has_times
+    has_days = last_activity > "" and not has_times
     for page in reread_days(read, scan) if has_days else reread_head(read, scan):
         moved = [r for r in page.records if seen.get(r["id"]) != times_of(r)]
         seen |= {r["id"]: times_of(r) for r in moved}
-        # Without the cursor: the next run resumes where the list itself was left.
+        # Without the cursor, the checkpoint stays at the end of the list.
         yield page._replace(records=moved, next_cursor=None)
 
 
@@ -89,14 +90,14 @@ def from_checkpoint(read: Read, scan: Scan) -> Iterator[Page]:
 def reread_head(read: Read, scan: Scan) -> Iterator[Page]:
     """Yield the customers that were active since the scan began.
 
-    Repeats until those that moved fit on one page, because one answer cannot move.
+    Repeats until those that moved are on one page: one answer is a snapshot. Counts the
+    pages from the first one with a movement on; what is planned keeps its place.
     """
     since = scan.signpost
     for _ in range(MAX_REREADS):
         started, has_moved, page_count = "", False, 0
         for page in read_head(read, since):
             started = started or page.at
-            # What is planned keeps its place.
             has_moved |= any(at <= soon_after(started) for at in page.activities)
             page_count += has_moved
             yield page

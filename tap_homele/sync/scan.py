@@ -35,9 +35,9 @@ class Page(t.NamedTuple):
     Attributes:
         records: The customers, as records that fit the schema.
         at: The server's clock when it answered, UTC.
-        next_cursor: Where the list goes on; None after the last page.
+        next_cursor: Where the list goes on, and where a run can resume; None: nowhere.
         created_before: By created date: all customers created on this day or later have
-            been read.
+            been read, and a run can resume before it.
     """
 
     records: list[Record]
@@ -64,7 +64,7 @@ class Page(t.NamedTuple):
     def active_since(self, since: str) -> list[Record]:
         """Return the customers that may have been active since a time.
 
-        A day lasts until its end.
+        A day without a time may stand for any moment of it.
         """
         if self.has_days_only:
             since = earlier(since, ALMOST_A_DAY)
@@ -85,8 +85,8 @@ class Checkpoint(msgspec.Struct, kw_only=True):
         started: When the scan began, by the server's clock.
         newest: The newest ``updated_at`` that was seen.
         highest_id: The highest id that was seen.
-        cursor: The next page; None by created date, and before the second page.
-        created_before: As in ``Page``.
+        cursor: As in ``Page``, of the last page that had one.
+        created_before: The same.
     """
 
     fingerprint: str
@@ -122,9 +122,9 @@ class Memory(msgspec.Struct, kw_only=True):
         fingerprint: Of the list that the bookmark is for.
         highest_id: The highest id that the last complete scan saw; None: not known.
         scan_by: ``created_date``, if the list was read so.
-        undated: There are customers without a created date.
-        compared_until: Customers created before then have been compared, at least with
-            the first scan after it.
+        undated: A customer without a created date was seen; it stays so for this list.
+        compared_until: The start of the last scan that compared what was new, or had no
+            need to. Customers created since then are compared first.
         margins: How many days a window of created dates asks for in addition, before
             and after it; None: not known yet.
         cross_check: How far the cross-check is.
@@ -220,7 +220,10 @@ class Scan:
         self.gaps.append(sentence.rstrip("."))
 
     def leave_cursor(self, reason: str) -> None:
-        """Read by created date from now on. Send all: any may have been skipped."""
+        """Read by created date from now on. Send all: any may have been skipped.
+
+        What the cursor may have missed does not matter any more.
+        """
         logger.warning("%s Reading the list by created date, from now on.", reason)
         self.gaps.clear()
         self.checkpoint.by_created_date = True

@@ -23,14 +23,14 @@ Moment: t.TypeAlias = t.Annotated[
 
 
 def earlier(moment: str, span: timedelta) -> str:
-    """Return the time that is so much earlier; the same, if there is none."""
+    """Return the time that is so much earlier; what is not a time stays as it is."""
     with contextlib.suppress(OverflowError, ValueError):
         return (datetime.fromisoformat(moment) - span).isoformat()
     return moment
 
 
 def soon_after(now: str) -> str:
-    """Return the latest time that can be a movement: what is later is planned."""
+    """Return the latest time that an activity can have: what is later is planned."""
     return earlier(now, -OVERLAP)
 
 
