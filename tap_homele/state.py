@@ -98,13 +98,13 @@ def resume(scan: Scan, checkpoints: t.Any) -> str:  # noqa: PLR0911
         (checkpoint,) = msgspec.convert(checkpoints, list[Checkpoint])
     except (msgspec.ValidationError, ValueError):
         return "its checkpoint is unreadable"
+    # Even if it cannot be resumed: it may be a full refresh, which has no bookmark, and
+    # then Meltano keeps the bookmark of the run before beside its checkpoint.
+    begins.bookmark = min(begins.bookmark, checkpoint.bookmark)
     if checkpoint.fingerprint != begins.fingerprint:
         return "it read with other filters, or from another address"
     if checkpoint.bookmark > begins.bookmark:
         return "it began at a later bookmark"
-    # Even if it cannot be resumed: it may be a full refresh, which has no bookmark, and
-    # then Meltano keeps the bookmark of the run before beside its checkpoint.
-    begins.bookmark = checkpoint.bookmark
     if not checkpoint.cursor and not checkpoint.created_before:
         return "it was on the first page"
     if checkpoint.started < (utc_now() - RESUMABLE).isoformat():

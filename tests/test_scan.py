@@ -582,6 +582,19 @@ def test_an_interrupted_full_refresh_is_owed(
     assert stream_state(after.state)["scan"] == []
 
 
+def test_an_interrupted_full_refresh_with_other_filters_is_owed(
+    sandbox: Sandbox,
+) -> None:
+    """Its target has lost what it had, whatever filters come next."""
+    merged = copy.deepcopy(sync(sandbox).state)
+    refresh = sync(sandbox, kill_after=150, filter_owner_ids=[1])
+    stream_state(merged)["scan"] = stream_state(refresh.state)["scan"]
+
+    after = sync(sandbox, state=merged)
+
+    assert sorted(after.ids) == sorted(sandbox.customers)
+
+
 def test_an_interrupted_full_refresh_of_one_page_is_owed(serve: Serve) -> None:
     sandbox = serve(50)
     merged = copy.deepcopy(sync(sandbox).state)

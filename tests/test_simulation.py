@@ -237,7 +237,7 @@ def test_one_spelling_of_times_is_needed(
 
     monkeypatch.setattr(records, "utc", as_it_came)
 
-    assert lose(play, start=620)
+    assert lose(play)
 
 
 def test_the_version_at_the_end_is_needed(
