@@ -236,6 +236,8 @@ def test_one_spelling_of_times_is_needed(
         return value and datetime.fromisoformat(value).isoformat()
 
     monkeypatch.setattr(records, "utc", as_it_came)
+    kinds = records._KINDS  # noqa: SLF001
+    monkeypatch.setitem(kinds, "date-time", (datetime, as_it_came))
 
     assert lose(play)
 
