@@ -5,7 +5,6 @@ import re
 import typing as t
 from collections.abc import Iterator
 from http import HTTPStatus
-from importlib.metadata import version
 from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 
 import backoff
@@ -34,8 +33,10 @@ class HomeleStream(RESTStream[str | None]):
     # Seconds to wait for a connection, and for each part of an answer.
     timeout = 60
 
-    # What to do about an answer that will not change, by its status.
+    # What to do about an answer that will not change, by its status; 302: a redirect.
     refusals: t.ClassVar[dict[int, str]] = {
+        302: "{endpoint} was answered with a redirect ({said}), which is not followed, "
+        "since the token is for this address only. Check the setting api_url.",
         401: "Homele does not know the token ({said}, {endpoint}): it is wrong, "
         "expired or revoked. Make a new one in Homele under Settings > API "
         "Integration and set it as auth_token.",
@@ -44,10 +45,6 @@ class HomeleStream(RESTStream[str | None]):
         404: "There is no Homele API at this address ({said}, {endpoint}). Check the "
         "setting api_url; if it has worked before, run the tap again later.",
     }
-    redirected = (
-        "{endpoint} was answered with a redirect ({said}), which is not followed, "
-        "since the token is for this address only. Check the setting api_url."
-    )
 
     def __init__(self, tap: t.Any) -> None:
         """Make a stream that uses the session of the tap."""
@@ -77,7 +74,7 @@ class HomeleStream(RESTStream[str | None]):
     @functools.cached_property
     def user_agent(self) -> str:
         """The setting ``user_agent``, or this tap and its version."""
-        return self.config.get("user_agent") or f"tap-homele/{version('tap-homele')}"
+        return self.config.get("user_agent") or f"tap-homele/{self._tap.plugin_version}"
 
     @functools.cached_property
     def authenticator(self) -> BearerTokenAuthenticator:
@@ -101,10 +98,9 @@ class HomeleStream(RESTStream[str | None]):
             raise RetriableAPIError(
                 f"{endpoint} was answered with {status}{said}.", response
             )
-        refusal = self.refusals.get(status, "Homele refused {endpoint} ({said}).")
-        refusal = self.redirected if response.is_redirect else refusal
-        is_token = status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
-        error = TokenError if is_token else PageError
+        kind = HTTPStatus.FOUND if response.is_redirect else status
+        refusal = self.refusals.get(kind, "Homele refused {endpoint} ({said}).")
+        error = TokenError if status in {401, 403} else PageError
         raise error(refusal.format(said=f"{status}{said}", endpoint=endpoint))
 
     def request_decorator(self, func: RequestFunc) -> RequestFunc:
@@ -159,7 +155,7 @@ class HomeleStream(RESTStream[str | None]):
             "variables HTTPS_PROXY and REQUESTS_CA_BUNDLE."
         )
         is_500 = status == HTTPStatus.INTERNAL_SERVER_ERROR
-        is_cursor = is_500 and "cursor=" in failure.response.request.url
+        is_cursor = is_500 and "cursor=" in failure.response.url
         error = CursorError if is_cursor else PageError
         raise error(
             f"{failure} Giving up: run the tap again {later}. The bookmark has not "

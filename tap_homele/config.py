@@ -14,6 +14,8 @@ from tap_homele import records
 API_PATH = "/api/v2/crm"
 DEFAULT_API_URL = f"https://crm.homele.com{API_PATH}"
 
+_MAKE_ONE = "Make one in Homele under Settings > API Integration."
+
 # The values of scan_by.
 AUTO, CURSOR, CREATED_DATE = "auto", "cursor", "created_date"
 
@@ -37,7 +39,8 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
         th.StringType,
         required=True,
         secret=True,
-        description="API token with customer:read, from Settings > API Integration.",
+        description="API token, made in Homele under Settings > API Integration with "
+        "the permission customer:read.",
     ),
     th.Property(
         "api_url",
@@ -49,7 +52,7 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
     th.Property(
         "start_date",
         th.DateTimeType,
-        description="The first run takes only customers that changed since then.",
+        description="The first run takes customers changed since this date or time.",
     ),
     th.Property(
         "user_agent",
@@ -84,7 +87,8 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
         "emit_activate_version_messages",
         th.BooleanType,
         default=False,
-        description="With FULL_TABLE, the target removes customers that are gone.",
+        description="With FULL_TABLE replication, tell the target to remove customers "
+        "that are gone from Homele.",
     ),
     additional_properties=False,
 ).to_dict()
@@ -107,9 +111,11 @@ def setting_errors(config: t.Mapping[str, t.Any]) -> Iterator[str]:
         A sentence for each setting that is wrong. It never holds the value, which can
         be a secret.
     """
-    for name in ("auth_token", "api_url", "page_size"):
+    if not config["auth_token"]:
+        yield f"auth_token: it is empty. {_MAKE_ONE}"
+    for name in ("api_url", "page_size"):
         if config[name] in {None, ""}:
-            yield f"{name}: it is empty. {SCHEMA['properties'][name]['description']}"
+            yield f"{name}: it must not be empty; leave it out for the default."
     for name, (check, sentence) in _CHECKS.items():
         if (value := config.get(name)) and not check(value):
             yield f"{name}: it must be {sentence}."
@@ -166,7 +172,7 @@ _CHECKS: dict[str, tuple[Callable[[str], object], str]] = {
     ),
     "api_url": (
         base_url,
-        f"an address without user, password, ? and #, such as {DEFAULT_API_URL}",
+        f"an https address without user, password, ? and #, such as {DEFAULT_API_URL}",
     ),
     "user_agent": (re.compile("[ -~]+").fullmatch, "plain ASCII on one line"),
     "start_date": (records.utc, f"{_DAY} or a time such as 2026-01-31T08:00:00Z"),
@@ -177,6 +183,10 @@ _CHECKS: dict[str, tuple[Callable[[str], object], str]] = {
 
 def without_value(sentence: str) -> str:
     """Say what the SDK says of a setting without its value, which can be a secret."""
+    if unknown := re.search(r"\((.+) (?:was|were) unexpected\)$", sentence):
+        return f"{unknown[1]}: there is no such setting."
+    if sentence == "'auth_token' is a required property":
+        return f"auth_token: it is missing. {_MAKE_ONE}"
     found = re.search(r"config\['(\w+)'\](\[\d+\])?$", sentence)
     if found is None:
         return sentence

@@ -58,12 +58,11 @@ class MisfitError(ValueError):
 
 
 def _number(text: str) -> Decimal | str:
-    try:
+    with contextlib.suppress(InvalidOperation):
         number = Decimal(text)
-    except InvalidOperation:
-        return text
-    too_long = len(text) > MAX_LENGTH or abs(number.adjusted()) > MAX_EXPONENT
-    return text if too_long else number
+        if len(text) <= MAX_LENGTH and abs(number.adjusted()) <= MAX_EXPONENT:
+            return number
+    return text
 
 
 _decoder = msgspec.json.Decoder(float_hook=_number)
@@ -95,7 +94,7 @@ def decode(body: bytes) -> t.Any:
     return storable(value) if b"\\u0000" in body else value
 
 
-def utc(value: object) -> str | None:
+def utc(value: t.Any) -> str | None:
     """Bring a time to UTC in one spelling.
 
     The API's times can have another offset, a ``Z``, microseconds or no zone at all
@@ -109,14 +108,11 @@ def utc(value: object) -> str | None:
         Like ``2026-02-15T09:45:00+00:00``, with a fraction where there is one. None
         for what is not a time.
     """
-    if not isinstance(value, str):
-        return None
     try:
         moment = datetime.fromisoformat(value)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
+        moment = moment.replace(tzinfo=moment.tzinfo or timezone.utc)
         return moment.astimezone(timezone.utc).isoformat()
-    except (ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -67,9 +67,9 @@ COLUMNS: t.Final = (
     related("priority", "How urgent the customer is."),
     related("country", "The customer's country."),
     related("city", "The customer's city."),
-    column("created_at", th.DateTimeType, "When the customer was entered."),
-    column("updated_at", th.DateTimeType, "When the customer was last edited."),
-    column("last_activity_at", th.DateTimeType, "When something last happened."),
+    column("created_at", th.DateTimeType, "When the customer was entered, in UTC."),
+    column("updated_at", th.DateTimeType, "When the customer was last edited, in UTC."),
+    column("last_activity_at", th.DateTimeType, "When something last happened, UTC."),
 )
 
 # What only the details have, as far as their names are known. Each other one becomes a

@@ -1,6 +1,5 @@
 """The tap: its streams and its command line."""
 
-import functools
 import io
 import json
 import logging
@@ -62,6 +61,8 @@ class TapHomele(Tap):
         Raises:
             ConfigValidationError: If a setting is missing, unknown or unreadable.
         """
+        # Sends the requests of all streams, which share one rate limit.
+        self.session = Session()
         try:
             super().__init__(validate_config=validate_config, **kwargs)
         except ConfigValidationError as error:
@@ -85,11 +86,6 @@ class TapHomele(Tap):
         self.logger.warning("Stopped by %s.", signal.Signals(number).name)
         sys.exit(128 + number)
 
-    @functools.cached_property
-    def session(self) -> Session:
-        """Sends the requests of all streams, which share one rate limit."""
-        return Session()
-
     def discover_streams(self) -> list[HomeleStream]:
         """Return the streams of the catalog.
 
@@ -112,7 +108,7 @@ class TapHomele(Tap):
         try:
             for option in ("state", "catalog"):
                 if file := kwargs[option]:
-                    kwargs[option] = _read_json(file)
+                    kwargs[option] = _read_json(option, file)
             super().invoke(**kwargs)
         except FatalAPIError as error:
             debug = cls.logger.isEnabledFor(logging.DEBUG)
@@ -120,11 +116,14 @@ class TapHomele(Tap):
             sys.exit(1)
 
 
-def _read_json(file: t.IO[str]) -> t.IO[str]:
+def _read_json(option: str, file: t.IO[str]) -> t.IO[str]:
     """Read a file of the command line; the SDK takes for granted that it holds JSON."""
     text = file.read()
     try:
         json.loads(text)
     except ValueError:
-        raise FatalAPIError(f"{file.name} is not JSON.") from None
+        raise FatalAPIError(
+            f"The file of --{option}, {file.name}, is not JSON. It should hold one "
+            "JSON object."
+        ) from None
     return io.StringIO(text)

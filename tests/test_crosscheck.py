@@ -1128,6 +1128,22 @@ def test_one_odd_created_date_costs_little(company: Company, year: str) -> None:
     assert company.windows <= 5
 
 
+def test_an_import_long_after_the_newest_known_customer_costs_little(
+    company: Company,
+) -> None:
+    company.grow(1500, days=80)
+    company.run()
+    company.now += 280 * DAY
+    company.add(80, company.now - 2 * DAY, last_activity_at=None)
+    company.add(40, company.now - timedelta(hours=2), last_activity_at=None)
+
+    company.run()
+
+    assert company.is_complete
+    # 17 pages of customers, and no window of days for each month without any.
+    assert company.windows <= 45
+
+
 def test_activities_in_the_future_can_be_skipped_too(company: Company) -> None:
     company.sandbox.drops_nulls = False
     company.sandbox.drops_seconds = True

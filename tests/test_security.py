@@ -169,7 +169,7 @@ def test_no_setting_switches_the_verification_off(setting: str) -> None:
     with pytest.raises(ConfigValidationError) as error:
         TapHomele(config={"auth_token": "1|abc", setting: False})
 
-    assert f"('{setting}' was unexpected)" in error.value.errors[0]
+    assert f"'{setting}': there is no such setting." in error.value.errors[0]
 
 
 def test_a_proxy_of_the_environment_is_used_and_sees_no_token(

@@ -35,7 +35,10 @@ def errors(config: dict[str, Any]) -> list[str]:
     [
         (
             {},
-            "'auth_token' is a required property",
+            (
+                "auth_token: it is missing. Make one in Homele under Settings > API "
+                "Integration."
+            ),
         ),
         # The token itself is never shown.
         ({"auth_token": ["1|secret"]}, "auth_token: it must be string."),
@@ -46,20 +49,17 @@ def errors(config: dict[str, Any]) -> list[str]:
         (
             TOKEN | {"api_url": "https://crm.acme.example:x"},
             (
-                "api_url: it must be an address without user, password, ? and #, such "
-                "as https://crm.homele.com/api/v2/crm."
+                "api_url: it must be an https address without user, password, ? and "
+                "#, such as https://crm.homele.com/api/v2/crm."
             ),
         ),
         (
             TOKEN | {"pagesize": 5},
-            "Additional properties are not allowed ('pagesize' was unexpected)",
+            "'pagesize': there is no such setting.",
         ),
         (
             TOKEN | {"filter_owner_id": [1], "pagesize": 5},
-            (
-                "Additional properties are not allowed ('filter_owner_id', 'pagesize' "
-                "were unexpected)"
-            ),
+            "'filter_owner_id', 'pagesize': there is no such setting.",
         ),
         (
             TOKEN | {"page_size": 0},
@@ -119,8 +119,8 @@ def errors(config: dict[str, Any]) -> list[str]:
         (
             TOKEN | {"api_url": "crm.acme.example"},
             (
-                "api_url: it must be an address without user, password, ? and #, such "
-                "as https://crm.homele.com/api/v2/crm."
+                "api_url: it must be an https address without user, password, ? and "
+                "#, such as https://crm.homele.com/api/v2/crm."
             ),
         ),
     ],
@@ -150,15 +150,15 @@ def test_a_wrong_setting_is_refused_also_when_there_is_a_state() -> None:
 )
 def test_nothing_is_not_the_default(name: str, value: object) -> None:
     assert errors(TOKEN | {name: value}) == [
-        f"{name}: it is empty. {own()[name]['description']}"
+        f"{name}: it must not be empty; leave it out for the default."
     ]
 
 
 def test_an_empty_token_is_refused() -> None:
     assert errors({"auth_token": ""}) == [
         (
-            "auth_token: it is empty. API token with customer:read, from Settings > "
-            "API Integration."
+            "auth_token: it is empty. Make one in Homele under Settings > API "
+            "Integration."
         )
     ]
 
@@ -207,7 +207,7 @@ def test_a_file_that_is_not_json_is_named(
     )
 
     assert result.returncode == 1
-    assert f"{empty} is not JSON" in result.stderr
+    assert f"The file of --{option}, {empty}, is not JSON." in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -176,8 +176,7 @@ def within_limit(read: Read, scan: Scan) -> Read:
 
     def read_now(query: Query) -> Iterator[Page]:
         left = scan.requests_left()
-        if left is None:
-            left = REQUESTS_OF_A_RUN - next(requests)
+        left = REQUESTS_OF_A_RUN - next(requests) if left is None else left
         if left <= 0 and not scan.announces_deletes:
             raise NoRequestsLeftError
         return read(query)

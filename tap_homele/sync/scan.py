@@ -57,9 +57,9 @@ class Page(t.NamedTuple):
         The cursor in the vendor's document holds a day, so the list may do so too. Then
         all have the same time of the day, midnight in some zone.
         """
-        days = set(map(to_day, self.activities))
         times = {at[len("2026-02-15") :] for at in self.activities}
-        return times == {MIDNIGHT} or (len(times) == 1 and len(days) > 1)
+        days = map(to_day, self.activities)  # most pages have many times
+        return len(times) == 1 and (times == {MIDNIGHT} or len(set(days)) > 1)
 
     def active_since(self, since: str) -> list[Record]:
         """Return the customers that may have been active since a time.
