@@ -1114,6 +1114,7 @@ def test_the_end_of_a_filter_may_leave_its_day_out(
     assert stream_state(company.outputs[-1])["margins"] == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("year", ["1970", "2099"])
 def test_one_odd_created_date_costs_little(company: Company, year: str) -> None:
     company.grow(3000, days=50)

@@ -233,20 +233,16 @@ def test_a_list_that_is_selected_later_has_all_customers(
 # What it costs.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scan_by", "page_size", "case"),
     [
         ("cursor", 100, "quiet"),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (
-                ("auto", 20, "quiet"),
-                ("created_date", 100, "quiet"),
-                ("cursor", 100, "all active just now"),
-                ("created_date", 100, "an import of one day"),
-                ("created_date", 100, "ids far apart"),
-            )
-        ),
+        ("auto", 20, "quiet"),
+        ("created_date", 100, "quiet"),
+        ("cursor", 100, "all active just now"),
+        ("created_date", 100, "an import of one day"),
+        ("created_date", 100, "ids far apart"),
     ],
 )
 def test_the_messages_are_little_more_than_the_records(

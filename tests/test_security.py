@@ -265,6 +265,7 @@ def test_a_netrc_does_not_take_the_place_of_the_token(
 # What comes out.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
