@@ -131,9 +131,7 @@ class HomeleStream(RESTStream[str | None]):
         self.session.seconds_waited += seconds
         status = getattr(failure.response, "status_code", None)
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            self.logger.info(
-                "The API's rate limit is reached: waiting %.0f s.", seconds
-            )
+            self.logger.info("The rate limit is reached: waiting %.0f s.", seconds)
         else:
             self.logger.warning("%s Trying again in %.0f s.", failure, seconds)
 

@@ -133,6 +133,9 @@ class Session(requests.Session):
         self.requests = self.answers = 0
         self.requests_left: int | None = None
         self.seconds_waited = 0.0
+        # Proxies and CA bundles of the environment. requests reads them only for a
+        # request that it prepares itself, and the SDK prepares it.
+        self.environment: t.Any = None
 
     def send(self, request: PreparedRequest, **options: t.Any) -> Response:
         """Send a request, and receive the complete answer.
@@ -146,13 +149,14 @@ class Session(requests.Session):
             PageError: If there will be none, with what to do about it.
         """
         self.requests += 1
-        # requests reads proxies and CA bundles from the environment only for a request
-        # that it prepares itself, and the SDK prepares it.
-        environment = self.merge_environment_settings(request.url, {}, None, None, None)
-        if (request.url or "").startswith("http:"):
-            # http is for this machine only: a proxy would see the token.
-            environment["proxies"] = {}
-        options = {**environment, **options, "stream": True}
+        if not self.environment:
+            self.environment = self.merge_environment_settings(
+                request.url, {}, None, None, None
+            )
+            if (request.url or "").startswith("http:"):
+                # http is for this machine only: a proxy would see the token.
+                self.environment["proxies"] = {}
+        options = {**self.environment, **options, "stream": True}
         # The time-out of requests is for each part of an answer, not for all of it. And
         # a daemon thread does not keep the tap from ending.
         answer: futures.Future[Response] = futures.Future()

@@ -42,12 +42,8 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
         """Leave it to ``has_more``: by default the SDK ends the list quietly."""
         return True
 
-    def has_more(self, response: requests.Response) -> bool:
-        """Tell whether another page is to be read."""
-        return self.next_cursor(response) is not None
-
     def get_next(self, response: requests.Response) -> str | None:
-        """Return the cursor of the next page."""
+        """Return the cursor of the next page; None ends the list."""
         return self.next_cursor(response)
 
     def advance(self, response: requests.Response) -> None:

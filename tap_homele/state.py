@@ -73,8 +73,7 @@ def start_scan(state: State, scan: Scan, scan_by: str) -> None:
     if checkpoints and (stale := resume(scan, checkpoints)):
         logger.info(NOT_RESUMING, stale)
     if scan.resumes:
-        started = scan.resumes.started
-        logger.info("Resuming the scan of %s, which was interrupted.", started)
+        logger.info("Resuming the interrupted scan of %s.", scan.resumes.started)
     if scan.is_incremental:
         # Also before the first page is done: the next run must know of a full refresh
         # that was cut short. And without markers the SDK warns that it cannot resume.

@@ -102,7 +102,8 @@ class CustomersStream(CustomerPages):
         for page in sync.pages(self.read, scan):
             changed = scan.changed(page)
             # Before the SDK gets the records: it removes deselected columns from them.
-            customer_ids = [r["id"] for r in changed if self.passes_stream_maps(r)]
+            wanted = filter(self.passes_stream_maps, changed) if self.details else ()
+            customer_ids = [record["id"] for record in wanted]
             yield from changed
             self._read_details(customer_ids)
             self._write_progress(scan, page)
@@ -170,7 +171,7 @@ class CustomersStream(CustomerPages):
 
     def _summarize(self, scan: Scan, seconds: float) -> None:
         """Log in one line what this run has done."""
-        session, details = self.session, self.details
+        session = self.session
         done = (
             f"customers: {self._changed:,} changed of {self._rows_read:,} read, in "
             f"{session.requests:,} requests and {seconds:.0f} s"
@@ -178,7 +179,7 @@ class CustomersStream(CustomerPages):
         if session.seconds_waited:
             done += f", {session.seconds_waited:.0f} s of them waiting"
         parts = [done]
-        if details:
+        if details := self.details:
             deleted = f", {details.missing:,} deleted" if details.missing else ""
             parts.append(f"customer_details: {details.found:,} read{deleted}")
         if self.is_incremental and scan.next_bookmark:

@@ -428,9 +428,7 @@ def test_once(
         told = [line for line in lines if "Trying again" in line or ": waiting" in line]
         for line, seconds in zip(told, waited, strict=True):
             if fault.sentence == RATE_LIMIT:
-                assert (
-                    line == f"The API's rate limit is reached: waiting {seconds:.0f} s."
-                )
+                assert line == f"The rate limit is reached: waiting {seconds:.0f} s."
             else:
                 assert line == f"{fault.sentence} Trying again in {seconds:.0f} s."
         assert ended.output.state["bookmarks"]["customers"]["scan"] == []

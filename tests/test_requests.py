@@ -99,7 +99,7 @@ def test_429_waits_one_second_more_than_it_says(
     assert is_complete(output, sandbox)
     assert waited == [seconds]
     assert messages(caplog) == [
-        ("INFO", f"The API's rate limit is reached: waiting {seconds} s.")
+        ("INFO", f"The rate limit is reached: waiting {seconds} s.")
     ]
     # The same page again, and no other.
     assert sandbox.urls[2] == sandbox.urls[3]
@@ -200,7 +200,7 @@ def test_the_real_rate_limit(serve: Serve, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert is_complete(parse(result.stdout), sandbox)
     assert [request.status for request in sandbox.requests].count(429) == 1
-    assert "The API's rate limit is reached: waiting" in result.stderr
+    assert "The rate limit is reached: waiting" in result.stderr
     assert "ERROR" not in result.stderr
 
 

@@ -398,7 +398,7 @@ def test_an_interrupted_scan_goes_on_where_it_was(
     confirmed = set(first.ids[:400])
     assert not confirmed & set(second.ids)
     assert confirmed | set(second.ids) == set(sandbox.customers)
-    assert infos(caplog) == [f"Resuming the scan of {began}, which was interrupted."]
+    assert infos(caplog) == [f"Resuming the interrupted scan of {began}."]
     assert stream_state(second.state)["scan"] == []
     newest = max(row["updated_at"] for row in sandbox.customers.values())
     assert stream_state(second.state)["replication_key_value"] == newest
