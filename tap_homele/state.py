@@ -126,7 +126,7 @@ def read_memory(state: State) -> Memory:
         return msgspec.convert(known, Memory)
     except msgspec.ValidationError:
         logger.info("The state has an unknown format: only its bookmark is used.")
-        return Memory()
+        return Memory(fingerprint=known["fingerprint"] and str(known["fingerprint"]))
 
 
 def note_page(state: State, scan: Scan, page: Page | None) -> None:
@@ -156,9 +156,7 @@ def note_end(state: State, scan: Scan) -> None:
     """Write into the state that a scan has ended."""
     memory = scan.memory
     memory.fingerprint = scan.checkpoint.fingerprint
-    # A customer that came after an interruption may be on a page read before it.
-    highest_id = (scan.resumes or scan.checkpoint).highest_id
-    memory.highest_id = max(highest_id, memory.highest_id or 0)
+    memory.highest_id = max(scan.checkpoint.highest_id, memory.highest_id or 0)
     memory.scan_by = CREATED_DATE if scan.checkpoint.by_created_date else None
     note_page(state, scan, None)
     if scan.is_incremental:

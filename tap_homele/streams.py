@@ -2,8 +2,9 @@
 
 Start here. ``CustomersStream.get_records`` is the whole flow: ``state.start_scan``
 fills the scan from the state, ``sync.pages`` decides which pages of the list are read,
-the scan which customers have changed, the SDK writes them, their details follow, and
-after each page ``state.note_page`` saves a checkpoint.
+the scan which customers have changed, the SDK writes them when they are yielded, their
+details follow, and after each page ``state.note_page`` saves a checkpoint. At the end
+``state.note_end`` saves what the next runs need, and deletes are announced.
 """
 
 import time
@@ -247,11 +248,9 @@ class CustomerDetailsStream(CustomerStream):
                     "so, set customer_details to false, and tell Homele's support."
                 )
             return
-        wrong = ""
         try:
             record = self.fitter.fit(self.read_answer(response)["data"])
-            if record["id"] != customer_id:
-                wrong = f"customer {record['id']}"
+            wrong = "" if record["id"] == customer_id else f"customer {record['id']}"
         except records.MisfitError as reason:
             wrong = f"one that {reason}"
         if wrong:

@@ -218,7 +218,7 @@ def test_a_weekly_run_and_an_import_of_some_days_ago(
     assert company.is_complete
     (warning,) = warnings(caplog)
     assert re.fullmatch(
-        r"The cursor of Homele's list skips customers: \d+ of those created on .*\. "
+        r"Homele's cursor skips customers: \d+ of those created on .*\. "
         r"Reading the list by created date, from now on\.",
         warning,
     )

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from singer_sdk.exceptions import FatalAPIError
 
+from tests.sandbox import faults
 from tests.sandbox.customers import make_customers
 from tests.singer import Output, catalog_of, sync
 
@@ -306,6 +307,46 @@ def test_full_table_takes_all_and_keeps_no_bookmark(serve: Serve) -> None:
         (state,) = output.state["bookmarks"].values()
         assert set(state) == OWN
         assert state["highest_id"] == max(sandbox.customers)
+
+
+@pytest.mark.parametrize("interruptions", [0, 1, 2])
+def test_an_import_with_old_dates_is_new_by_its_ids(
+    serve: Serve, interruptions: int
+) -> None:
+    """Also on a page that an interrupted scan had read before the import."""
+    sandbox = serve(1000)
+    state = sync(sandbox).state
+    new = max(sandbox.customers) + 1
+    # The first run breaks off at its fifth page, the second two pages later.
+    for at in (5, 3)[:interruptions]:
+        broken = Output([])
+        sandbox.fail(faults.refused(403, "No."), at=at)
+        with pytest.raises(FatalAPIError):
+            sync(sandbox, state=state, output=broken)
+        state = broken.state
+        import_old(sandbox, new)
+    import_old(sandbox, new)
+
+    ids: list[int] = []
+    for _ in range(2):
+        output = sync(sandbox, state=state)
+        state = output.state
+        ids += output.ids
+
+    assert {new, new + 1} <= set(ids)
+    assert not {new, new + 1} & set(sync(sandbox, state=state).ids)
+
+
+def import_old(sandbox: Sandbox, first_id: int) -> None:
+    """Add a customer to the second page, and one to the sixth."""
+    if first_id in sandbox.customers:
+        return
+    rows = [row for row in sandbox.customers.values() if row["last_activity_at"]]
+    rows.sort(key=lambda row: str(row["last_activity_at"]))
+    for customer_id, like in ((first_id, rows[-150]), (first_id + 1, rows[-520])):
+        at = like["last_activity_at"]
+        times = {"created_at": at, "updated_at": at, "last_activity_at": at}
+        sandbox.add(like | times | {"id": customer_id})
 
 
 @pytest.mark.parametrize("page_size", [1, 7, 100])

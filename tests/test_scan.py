@@ -333,6 +333,32 @@ def test_a_day_as_last_activity_is_as_late_as_its_end(serve: Serve) -> None:
     assert changed in second.ids
 
 
+@pytest.mark.parametrize("zone", ["+00:00", "+03:00", "+05:45"])
+@pytest.mark.parametrize("page_size", [25, 100])
+def test_a_day_is_a_midnight_in_any_zone(
+    serve: Serve, caplog: pytest.LogCaptureFixture, zone: str, page_size: int
+) -> None:
+    """Also on pages that are all of one day."""
+    caplog.set_level(logging.INFO)
+    sandbox = serve(300)
+    day = datetime.now(timezone.utc).date()
+    for at, customer_id in enumerate(sorted(sandbox.customers)):
+        midnight = f"{day - timedelta(days=10 + at // 10)}T00:00:00{zone}"
+        sandbox.change(customer_id, last_activity_at=midnight)
+    first = sync(sandbox, page_size=page_size)
+    sandbox.edit(min(sandbox.customers))  # the bookmark is of today then
+    second = sync(sandbox, page_size=page_size, state=first.state)
+    active = sorted(sandbox.customers)[100:250]
+    for customer_id in active:
+        sandbox.change(customer_id, last_activity_at=f"{day}T00:00:00{zone}")
+
+    third = sync(sandbox, page_size=page_size, state=second.state)
+
+    assert set(active) <= set(third.ids)
+    summaries = [line for line in caplog.messages if line.startswith("customers: ")]
+    assert summaries[-1].endswith("what moved while it was read is not known.")
+
+
 def test_a_list_in_another_order_is_named_and_not_closed(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -98,11 +98,14 @@ def by_created_date(read: Read, scan: Scan, hint: Hint) -> Iterator[Page]:
         PageError: If a window cannot be read. If only the rest of a crowded day cannot,
             after all others were.
     """
+    page = next(read(Query()))
+    if page.next_cursor is None:
+        yield page
+        return
+    # No window has those without a created date: who was active lately is here.
+    undated = [record for record in page.records if not record["created_at"]]
+    yield page._replace(records=undated, next_cursor=None)
     if scan.memory.margins is None:
-        page = next(read(Query()))
-        if page.next_cursor is None:
-            yield page
-            return
         days = Counter(map(created_on, page.records))
         hint, scan.memory.margins = Hint(newest=max(days)), find_margins(read, days)
     before = scan.resumes.created_before if scan.resumes else None

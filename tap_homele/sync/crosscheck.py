@@ -138,9 +138,7 @@ def compare(read: Read, scan: Scan, walk: Walk) -> Iterator[Page]:
             skipped = [r for r in missing if not is_newer(r, scan, window.page.at)]
             if skipped:
                 which = f"{len(skipped)} of those created on {window}"
-                scan.leave_cursor(
-                    f"The cursor of Homele's list skips customers: {which}."
-                )
+                scan.leave_cursor(f"Homele's cursor skips customers: {which}.")
                 return
             if window.page.next_cursor:
                 scan.warn(

@@ -13,7 +13,7 @@ from datetime import date, timedelta
 import msgspec
 
 from tap_homele.records import Record, utc_now
-from tap_homele.sync.times import MIDNIGHT, OVERLAP, Moment, earlier, to_day
+from tap_homele.sync.times import A_MIDNIGHT, OVERLAP, Moment, earlier
 
 # From the beginning of a day to its last microsecond.
 ALMOST_A_DAY = timedelta(days=1, microseconds=-1)
@@ -58,8 +58,7 @@ class Page(t.NamedTuple):
         all have the same time of the day, midnight in some zone.
         """
         times = {at[len("2026-02-15") :] for at in self.activities}
-        days = map(to_day, self.activities)  # most pages have many times
-        return len(times) == 1 and (times == {MIDNIGHT} or len(set(days)) > 1)
+        return len(times) == 1 and bool(A_MIDNIGHT.fullmatch(times.pop()))
 
     def active_since(self, since: str) -> list[Record]:
         """Return the customers that may have been active since a time.
@@ -84,7 +83,7 @@ class Checkpoint(msgspec.Struct, kw_only=True):
         by_created_date: The list is read by created date, without the cursor.
         started: When the scan began, by the server's clock.
         newest: The newest ``updated_at`` that was seen.
-        highest_id: The highest id that was seen.
+        highest_id: The highest id that was seen before an interruption.
         cursor: As in ``Page``, of the last page that had one.
         created_before: The same.
     """
@@ -178,7 +177,9 @@ class Scan:
         so_far, rows = self.checkpoint, page.records
         so_far.started = so_far.started or min(page.at, now)
         so_far.newest = max([so_far.newest, *(r["updated_at"] or "" for r in rows)])
-        so_far.highest_id = max([so_far.highest_id, *(r["id"] for r in rows)])
+        if not self.resumes:
+            # A customer that came after the interruption may be on a page before it.
+            so_far.highest_id = max([so_far.highest_id, *(r["id"] for r in rows)])
         self.memory.undated |= not all(r["created_at"] for r in rows)
 
     def changed(self, page: Page) -> list[Record]:

@@ -4,6 +4,7 @@ An empty one is not known, and earlier than all others.
 """
 
 import contextlib
+import re
 import typing as t
 from datetime import datetime, timedelta
 
@@ -13,8 +14,9 @@ import msgspec
 # what was written shortly before a scan may be missing from it. Clocks differ by less.
 OVERLAP = timedelta(minutes=5)
 
-# The beginning of a day.
+# The beginning of a day, in UTC and in any zone.
 MIDNIGHT = "T00:00:00+00:00"
+A_MIDNIGHT = re.compile(r"T\d\d:(00|15|30|45):00\+00:00")
 
 # A time, as a state may hold it.
 Moment: t.TypeAlias = t.Annotated[
