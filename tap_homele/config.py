@@ -77,6 +77,12 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
         "auto: by the cursor, unless it turns out to skip customers.",
     ),
     th.Property(
+        "full_scan_every_hours",
+        th.IntegerType(minimum=0, maximum=8760),
+        default=0,
+        description="Hours for which quick runs follow a full scan; 0: no quick runs.",
+    ),
+    th.Property(
         "customer_details",
         th.BooleanType,
         default=False,

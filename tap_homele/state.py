@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from tap_homele.config import AUTO, CREATED_DATE
 from tap_homele.records import utc, utc_now
+from tap_homele.sync import quick
 from tap_homele.sync.cursor import NOT_RESUMING
 from tap_homele.sync.scan import Checkpoint, Memory, Page, Scan
 
@@ -74,7 +75,9 @@ def start_scan(state: State, scan: Scan, scan_by: str) -> None:
         logger.info(NOT_RESUMING, stale)
     if scan.resumes:
         logger.info("Resuming the interrupted scan of %s.", scan.resumes.started)
-    if scan.is_incremental:
+    if scan.full_scan_every and not checkpoints:
+        quick.start(scan)
+    if scan.is_incremental and not scan.quick_since:
         # Also before the first page is done: the next run must know of a full refresh
         # that was cut short. And without markers the SDK warns that it cannot resume.
         state["scan"] = msgspec.to_builtins([scan.checkpoint])
@@ -155,9 +158,11 @@ def note_page(state: State, scan: Scan, page: Page | None) -> None:
 def note_end(state: State, scan: Scan) -> None:
     """Write into the state that a scan has ended."""
     memory = scan.memory
-    memory.fingerprint = scan.checkpoint.fingerprint
-    memory.highest_id = max(scan.checkpoint.highest_id, memory.highest_id or 0)
-    memory.scan_by = CREATED_DATE if scan.checkpoint.by_created_date else None
+    memory.covered_until = scan.checkpoint.started
+    if not scan.quick_since:
+        memory.fingerprint = scan.checkpoint.fingerprint
+        memory.highest_id = max(scan.checkpoint.highest_id, memory.highest_id or 0)
+        memory.scan_by = CREATED_DATE if scan.checkpoint.by_created_date else None
     note_page(state, scan, None)
     if scan.is_incremental:
         state["scan"] = []

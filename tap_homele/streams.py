@@ -10,6 +10,7 @@ details follow, and after each page ``state.note_page`` saves a checkpoint. At t
 import time
 import typing as t
 from collections.abc import Iterator
+from datetime import timedelta
 from http import HTTPStatus
 
 import requests
@@ -21,6 +22,7 @@ from tap_homele.client import CustomerStream, HomeleStream
 from tap_homele.errors import PageError
 from tap_homele.http import body_of
 from tap_homele.pages import CustomerPages
+from tap_homele.sync import quick
 from tap_homele.sync.scan import Checkpoint, Page, Scan
 
 # If the first so many requests for details are all answered with 404, it is not because
@@ -93,8 +95,9 @@ class CustomersStream(CustomerPages):
     replication_key = "updated_at"
     schema = th.PropertiesList(*COLUMNS, ADDITIONAL).to_dict()
 
-    # How many rows were read, and how many of them had changed.
-    _rows_read = _changed = 0
+    # How many rows were read, how many of them had changed, and how many of those were
+    # neither active nor new.
+    _rows_read = _changed = _edited = 0
 
     def get_records(self, context: Context | None) -> Iterator[records.Record]:  # noqa: ARG002
         """Read the list; yield each customer that has changed."""
@@ -110,6 +113,7 @@ class CustomersStream(CustomerPages):
             self._write_progress(scan, page)
             self._rows_read += len(page.records)
             self._changed += len(changed)
+            self._edited += quick.count_edited(changed, scan.checkpoint.bookmark)
         self._finish(scan)
         self._summarize(scan, time.monotonic() - began)
 
@@ -136,6 +140,7 @@ class CustomersStream(CustomerPages):
             created_to=config.to_date(settings.get("filter_created_to")),
             is_incremental=self.is_incremental,
             announces_deletes=self.announces_deletes,
+            full_scan_every=timedelta(hours=settings.get("full_scan_every_hours") or 0),
             requests_left=lambda: self.session.requests_left,
         )
         state.start_scan(self.get_context_state(None), scan, settings["scan_by"])
@@ -183,9 +188,15 @@ class CustomersStream(CustomerPages):
         if details := self.details:
             deleted = f", {details.missing:,} deleted" if details.missing else ""
             parts.append(f"customer_details: {details.found:,} read{deleted}")
+        if scan.checkpoint.bookmark and self._changed and not scan.quick_since:
+            parts.append(
+                f"{self._edited:,} of {self._changed:,} changed customers had no new "
+                "activity: quick runs would have brought them only now"
+            )
         if self.is_incremental and scan.next_bookmark:
             bookmark = min(scan.next_bookmark, scan.signpost).replace("+00:00", "Z")
-            parts.append(f"The next run starts from {bookmark}")
+            run = "full scan" if scan.quick_since else "run"
+            parts.append(f"The next {run} starts from {bookmark}")
         self.logger.info("%s.", ". ".join(parts + scan.gaps))
 
 

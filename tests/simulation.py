@@ -110,12 +110,16 @@ class Simulation:
     fault: str | None = None
     # Whether it asks for details.
     details: bool = False
+    # Whether quick runs follow full scans.
+    quick: bool = False
     now: datetime = BEGINNING
     log: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         dice = self.dice
-        self.full_table = dice.random() < 0.3
+        self.full_table = dice.random() < 0.3 and not self.quick
+        # For how many hours quick runs follow a full scan.
+        self.quick_hours = dice.choice((1, 2, 24)) if self.quick else 0
         self.page_size = dice.randint(1, 4)
         for switch in ("drops_nulls", "drops_seconds", "fails_on_null"):
             setattr(self.sandbox, switch, switch == self.fault)
@@ -145,6 +149,10 @@ class Simulation:
         self.sandbox.meanwhile = self._meanwhile
         self.sandbox.meanwhile_detail = self._meanwhile
         self.sandbox.render = self._render
+        # Customers that were active or added since the last complete run began.
+        self.fresh: set[int] = set()
+        # What was written since the run began, by customer.
+        self.written: list[tuple[int, dict[str, Any]]] = []
         self.busy = 0.0
         self.refresh_again = False
 
@@ -208,12 +216,14 @@ class Simulation:
                 "last_activity_at": now if active else None,
             }
         )
+        self.fresh.add(customer_id)
         self._say(f"{customer_id} added, {'active' if active else 'no activity'}")
 
     def _set(self, customer_id: int, **values: Any) -> None:
         if customer_id not in self.sandbox.customers:
             return
         self.sandbox.change(customer_id, **values)
+        self.written.append((customer_id, values))
         self._say(f"{customer_id} set {values}")
         if "updated_at" in values:
             self.unseen.discard(customer_id)
@@ -227,6 +237,8 @@ class Simulation:
                 # A later activity was faster: this one moves the customer back.
                 self.moved.add(customer_id)
             self._set(customer_id, **values)
+            if "last_activity_at" in values:
+                self.fresh.add(customer_id)
 
         when = self.now + timedelta(seconds=self.dice.randint(1, LONGEST_COMMIT))
         self.open.append((when, commit))
@@ -243,6 +255,7 @@ class Simulation:
 
     def _active(self, customer_id: int) -> None:
         self._set(customer_id, last_activity_at=self.now.isoformat())
+        self.fresh.add(customer_id)
 
     def _slow_active(self, customer_id: int) -> None:
         self._later(customer_id, last_activity_at=self.now.isoformat())
@@ -260,12 +273,14 @@ class Simulation:
 
     def _move(self, customer_id: int) -> None:
         self.moved.add(customer_id)
+        self.fresh.discard(customer_id)  # an edit without an activity
         past, now = self._past(), self.now.isoformat()
         self._set(customer_id, last_activity_at=past, updated_at=now)
 
     def _move_unseen(self, customer_id: int) -> None:
         self.moved.add(customer_id)
         self.unseen.add(customer_id)
+        self.fresh.discard(customer_id)
         self._set(customer_id, last_activity_at=self._past())
 
     def _delete(self, customer_id: int) -> None:
@@ -290,7 +305,10 @@ class Simulation:
         for _ in range(self.dice.randint(0, 25 if self.fault else 10)):
             self._add()
             self._pass(self.dice.choice((0, 60, 4000)) * (40 if self.fault else 1))
-        for _ in range(self.dice.randint(1, 4)):
+        for _ in range(self.dice.randint(1, 8 if self.quick else 4)):
+            if self.quick and self.dice.random() < 0.2:
+                # Somebody sets the clock of the machine.
+                self.skew = timedelta(seconds=self.dice.choice((0, 3600, -3600, 90)))
             self._pass(self.dice.choice((1, 60, 400, 5000)))
             self.busy = self.dice.choice((0.0, 0.3, 0.6))
             for _ in range(self.dice.randint(0, 4)):
@@ -301,7 +319,7 @@ class Simulation:
                 filtered=not self.full_table and self.dice.random() < 0.15,
                 refresh=not self.full_table and self.dice.random() < 0.15,
             )
-        self.busy = 0.0
+        self.busy, self.quick_hours = 0.0, 0
         self._pass(LONGEST_COMMIT)
         self._pass(1000)
         if self._interrupted():
@@ -335,11 +353,14 @@ class Simulation:
         if refresh:
             self.replica.rows.clear()
             self.replica.details.clear()
-        if refresh or not self._interrupted():
+        resumed = self._interrupted() and not refresh
+        if not resumed:
             self.there = set(self.sandbox.customers)
             # Nobody can see these before their next update, and it may come too late.
             self.moved = set(self.unseen)
         before = self.replica.copy()
+        fresh, self.fresh, self.written = self.fresh, set(), []
+        began_with = {key: dict(row) for key, row in self.sandbox.customers.items()}
         self._say(f"run, kill after {kill_after}, {filtered=}, {refresh=}")
         output = sync(
             self.sandbox,
@@ -354,6 +375,7 @@ class Simulation:
             emit_activate_version_messages=self.full_table,
             filter_owner_ids=[1] if filtered else [],
             scan_by=self.scan_by,
+            full_scan_every_hours=self.quick_hours,
         )
         killed = len(output.messages) == kill_after
         confirmed = self._confirmed(
@@ -362,6 +384,11 @@ class Simulation:
         self._say(f"ended, killed {killed}, {confirmed} messages stored")
         self.replica.take(output.messages[:confirmed])
         self._check_rows_in_place(before, output.messages[:confirmed])
+        if killed or filtered or resumed or confirmed < len(output.messages):
+            # A scan that is resumed leaves what changed meanwhile to the next run.
+            self.fresh |= fresh
+        elif self.quick:
+            self._check_fresh(fresh, began_with)
         if not killed and not filtered:
             self._check_presence()
 
@@ -412,6 +439,25 @@ class Simulation:
         missing = there - set(self.replica.rows) - self.moved - self.unseen
         if missing:
             self._fail(f"customers {missing} are not in the replica after a good run")
+
+    def _check_fresh(self, fresh: set[int], began_with: dict[int, Customer]) -> None:
+        """Whoever was active or added before a run has arrived, as it was then."""
+        if self._may_skip:
+            return
+        there = began_with.keys() & self.sandbox.customers.keys()
+        for customer_id in (fresh & there) - self.moved - self.unseen:
+            stored, _ = self.replica.rows.get(customer_id, (None, None))
+            if stored is None:
+                self._fail(f"customer {customer_id} has not arrived")
+                return
+            # Or as it became meanwhile.
+            rows = [began_with[customer_id]]
+            for changed_id, values in self.written:
+                if changed_id == customer_id:
+                    rows.append(rows[-1] | values)
+            for name in ("name", "last_activity_at"):
+                if stored[name] not in [_expected(row)[name] for row in rows]:
+                    self._fail(f"customer {customer_id} is stale: {stored}")
 
     def _compare(self) -> None:
         """In the end the replica equals the source."""

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from tests.readme import block
-from tests.sandbox.customers import details_of
+from tests.sandbox.customers import details_of, make_customers
 from tests.singer import clean_environment
 from tests.test_demo import MODULE, alive, environment, leave, port, wait_until_gone
 from tests.test_postgres import in_utc, table
@@ -265,7 +265,7 @@ def test_interrupted_and_refreshed(project: Path, serve: Serve, warehouse: str) 
     asked = list(sandbox.urls)
     result = meltano(project, "run", *PIPELINE)
     assert result.returncode == 0, result.stdout
-    assert "Resuming the scan of" in result.stdout
+    assert "Resuming the interrupted scan of" in result.stdout
     assert sandbox.urls[6] == asked[5]
     assert len(pages(sandbox)) == 6 + 5 + 1
     assert table(warehouse, "tap_homele") == in_utc(sandbox)
@@ -310,7 +310,48 @@ def test_interrupted_and_refreshed(project: Path, serve: Serve, warehouse: str) 
     assert set(state) == {
         *("replication_key", "replication_key_value", "fingerprint"),
         *("compared_until", "undated", "margins", "cross_check"),
+        *("full_scan", "covered_until"),
     }
+    assert table(warehouse, "tap_homele") == in_utc(sandbox)
+
+
+def test_quick_runs_and_a_full_scan_at_night(
+    project: Path, serve: Serve, warehouse: str
+) -> None:
+    sandbox = serve(20_000)
+    use(project, sandbox, warehouse)
+    night = block("**Quick runs**", "text").partition(" && ")[2]
+    name, value = night.split()[0].split("=")
+    always = {"TAP_HOMELE_FULL_SCAN_EVERY_HOURS": "24"}
+    first = meltano(project, "run", *PIPELINE, **always)
+    assert first.returncode == 0, first.stdout
+    active, (edited, *_) = [*sandbox.customers][:10], [*sandbox.customers][500:]
+    for customer_id in active:
+        sandbox.change(customer_id, name="Active", last_activity_at=sandbox.now())
+    for row in make_customers(3, seed=1):
+        times = {"created_at": sandbox.now(), "updated_at": sandbox.now()}
+        new = {"id": row["id"] + 10**6, "last_activity_at": None}
+        sandbox.add(row | times | new)
+    sandbox.edit(edited, name="Edited")
+    sandbox.requests.clear()
+
+    quick = meltano(project, "run", *PIPELINE, **always)
+
+    assert quick.returncode == 0, quick.stdout
+    assert "Quick run: " in quick.stdout
+    assert "customers: 13 changed" in quick.stdout
+    assert len(sandbox.requests) == 2
+    rows = table(warehouse, "tap_homele")
+    names = {row["name"] for row in rows.values()}
+    assert "Active" in names
+    assert "Edited" not in names
+    assert len(rows) == 20_003
+
+    # The line of the schedule at night.
+    full = meltano(project, "run", *PIPELINE, **always | {name: value})
+
+    assert full.returncode == 0, full.stdout
+    assert "Quick run: " not in full.stdout
     assert table(warehouse, "tap_homele") == in_utc(sandbox)
 
 

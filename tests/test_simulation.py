@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from tap_homele import records, state
 from tap_homele.client import CustomerStream
-from tap_homele.sync import created, cursor, scan
-from tap_homele.sync.scan import Page, Scan
+from tap_homele.sync import created, cursor, quick, scan
+from tap_homele.sync.scan import Page, Read, Scan
 from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox
 from tests.simulation import LossError, Simulation
@@ -44,7 +44,7 @@ def play(
     playing: list[Simulation] = []
     clock = SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic)
     monkeypatch.setattr("backoff._sync.time", clock)
-    for module in (scan, created, state):
+    for module in (scan, created, state, quick):
         monkeypatch.setattr(module, "utc_now", lambda: playing[-1].local_time)
     # The version of a full table is the second in which the tap began.
     initialized_at = property(lambda _: int(playing[-1].local_time.timestamp() * 1000))
@@ -109,13 +109,21 @@ def test_no_details_are_lost(
         assert play(seed, scan_by=scan_by, fault=fault, details=True) is None, seed
 
 
-def lose(play: Callable[..., str | None], start: int = 0) -> str:
+@pytest.mark.parametrize("scan_by", ["cursor", "auto"])
+def test_nothing_is_lost_by_quick_runs(
+    play: Callable[..., str | None], request: pytest.FixtureRequest, scan_by: str
+) -> None:
+    for seed in range(request.config.getoption("histories") // 2):
+        assert play(seed, scan_by=scan_by, quick=True) is None, seed
+
+
+def lose(play: Callable[..., str | None], start: int = 0, **options: Any) -> str:
     """Search for a history that ends in a loss, and give its log.
 
     ``start`` is where it was found last, to save time.
     """
     seeds = range(start, start + SEARCHED)
-    found = next(((s, loss) for s in seeds if (loss := play(s))), None)
+    found = next(((s, loss) for s in seeds if (loss := play(s, **options))), None)
     assert found, f"no loss in {SEARCHED} histories"
     print(f"lost in history {found[0]}")
     return found[1]
@@ -248,3 +256,47 @@ def test_the_version_at_the_end_is_needed(
     monkeypatch.delattr(CustomerStream, "_write_activate_version_message")
 
     assert "are gone from the replica" in lose(play, start=180)
+
+
+def test_the_bookmark_that_stays_in_a_quick_run_is_needed(
+    play: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = property(lambda self: max(self.checkpoint.newest, self.checkpoint.bookmark))
+    monkeypatch.setattr(Scan, "next_bookmark", moved)
+
+    assert lose(play, quick=True)
+
+
+def test_the_overlap_of_a_quick_run_is_needed(
+    play: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick, "OVERLAP", timedelta(0))
+
+    assert lose(play, quick=True)
+
+
+def test_the_second_reading_of_a_quick_run_is_needed(
+    play: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def once(read: Read, _: Scan, since: str) -> Iterator[Page]:
+        yield from cursor.read_head(read, since)
+
+    monkeypatch.setattr(quick, "reread_head", once)
+
+    assert lose(play, quick=True)
+
+
+def test_the_created_dates_of_a_quick_run_are_needed(
+    play: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quick, "new", lambda *_: ())
+
+    assert lose(play, quick=True)
+
+
+def test_the_fingerprint_is_needed_by_quick_runs(
+    play: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "fingerprint", lambda *_: "always the same")
+
+    assert lose(play, quick=True)

@@ -22,11 +22,12 @@ from collections.abc import Iterator
 from tap_homele.sync.created import Hint, by_created_date
 from tap_homele.sync.crosscheck import cross_checked
 from tap_homele.sync.cursor import by_cursor
+from tap_homele.sync.quick import quick_or_full
 from tap_homele.sync.scan import Page, Read, Scan
 
 
 def pages(read: Read, scan: Scan) -> Iterator[Page]:
-    """Yield all pages of a full scan, in order, and take note of each.
+    """Yield all pages of a scan, in order, and take note of each.
 
     Args:
         read: Sends a query and follows its cursor.
@@ -39,6 +40,8 @@ def pages(read: Read, scan: Scan) -> Iterator[Page]:
         itinerary = cross_checked(read, scan)
     else:
         itinerary = by_cursor(read, scan)
+    if scan.quick_since:
+        itinerary = quick_or_full(read, scan, itinerary)
     for page in itinerary:
         scan.see(page)
         yield page

@@ -23,7 +23,7 @@ from tap_homele.records import ADDITIONAL, Record
 from tap_homele.sync import created
 from tap_homele.sync.cursor import by_cursor
 from tap_homele.sync.scan import Page, Query, Read, Round, Scan
-from tap_homele.sync.times import MIDNIGHT, earlier, soon_after, to_day, to_second
+from tap_homele.sync.times import earlier, soon_after, to_day, to_second
 
 # A round through all created dates begins anew so long after it began.
 ROUND_EVERY = timedelta(days=7)
@@ -68,7 +68,7 @@ class Walk:
             first = activities[0] if activities else ""
             # A cursor that holds a day skips the rest of that day, unless it is all at
             # midnight, so days prove nothing.
-            is_time = first > "" and not first.endswith(MIDNIGHT)
+            is_time = first > "" and not first.endswith("T00:00:00+00:00")
             is_shared = is_time and to_second(first) == self._border
             self._had_empty_page |= not activities
             self._had_null |= any(map(has_no_activity, page.records))

@@ -49,6 +49,8 @@ def by_cursor(read: Read, scan: Scan) -> Iterator[Page]:
         since = scan.signpost or earlier(page.at, OVERLAP)
         seen |= {r["id"]: times_of(r) for r in page.active_since(since)}
         yield page
+    has_days = last_activity > "" and not has_times
+    scan.memory.full_scan = "" if has_days or not is_sorted else scan.checkpoint.started
     if page_count == 1 and not scan.resumes:
         return  # one answer: nothing moved while it was read
     if not is_sorted:
@@ -57,8 +59,8 @@ def by_cursor(read: Read, scan: Scan) -> Iterator[Page]:
             "moved while it was read arrives with the next run only."
         )
         return
-    has_days = last_activity > "" and not has_times
-    for page in reread_days(read, scan) if has_days else reread_head(read, scan):
+    head = reread_days(read, scan) if has_days else None
+    for page in head or reread_head(read, scan, scan.signpost):
         moved = [r for r in page.records if seen.get(r["id"]) != times_of(r)]
         seen |= {r["id"]: times_of(r) for r in moved}
         # Without the cursor, the checkpoint stays at the end of the list.
@@ -87,13 +89,12 @@ def from_checkpoint(read: Read, scan: Scan) -> Iterator[Page]:
     yield from read(Query())
 
 
-def reread_head(read: Read, scan: Scan) -> Iterator[Page]:
-    """Yield the customers that were active since the scan began.
+def reread_head(read: Read, scan: Scan, since: str) -> Iterator[Page]:
+    """Yield the customers that were active since a time.
 
     Repeats until those that moved are on one page: one answer is a snapshot. Counts the
     pages from the first one with a movement on; what is planned keeps its place.
     """
-    since = scan.signpost
     for _ in range(MAX_REREADS):
         started, has_moved, page_count = "", False, 0
         for page in read_head(read, since):

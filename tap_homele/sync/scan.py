@@ -13,7 +13,7 @@ from datetime import date, timedelta
 import msgspec
 
 from tap_homele.records import Record, utc_now
-from tap_homele.sync.times import A_MIDNIGHT, OVERLAP, Moment, earlier
+from tap_homele.sync.times import MIDNIGHT, OVERLAP, Moment, earlier
 
 # From the beginning of a day to its last microsecond.
 ALMOST_A_DAY = timedelta(days=1, microseconds=-1)
@@ -58,7 +58,7 @@ class Page(t.NamedTuple):
         all have the same time of the day, midnight in some zone.
         """
         times = {at[len("2026-02-15") :] for at in self.activities}
-        return len(times) == 1 and bool(A_MIDNIGHT.fullmatch(times.pop()))
+        return len(times) == 1 and bool(MIDNIGHT.fullmatch(times.pop()))
 
     def active_since(self, since: str) -> list[Record]:
         """Return the customers that may have been active since a time.
@@ -122,6 +122,9 @@ class Memory(msgspec.Struct, kw_only=True):
         highest_id: The highest id that the last complete scan saw; None: not known.
         scan_by: ``created_date``, if the list was read so.
         undated: A customer without a created date was seen; it stays so for this list.
+        full_scan: The start of the last full scan, if the list was sorted by activity,
+            so that quick runs can follow.
+        covered_until: The start of the last complete run, a quick one too.
         compared_until: The start of the last scan that compared what was new, or had no
             need to. Customers created since then are compared first.
         margins: How many days a window of created dates asks for in addition, before
@@ -133,6 +136,8 @@ class Memory(msgspec.Struct, kw_only=True):
     highest_id: int | None = None
     scan_by: str | None = None
     undated: bool = False
+    full_scan: Moment = ""
+    covered_until: Moment = ""
     compared_until: Moment = ""
     margins: tuple[int, int] | None = None
     cross_check: Round = msgspec.field(default_factory=Round)
@@ -152,6 +157,9 @@ class Scan:
         is_incremental: There is a bookmark, and a checkpoint to resume from.
         is_cross_checked: Compare what the cursor returns with the created dates.
         announces_deletes: The target deletes what this scan does not send.
+        full_scan_every: So long after a full scan began, runs are quick ones.
+        quick_since: A quick run reads what was active or created since then; empty: a
+            full scan.
         requests_left: Tells how many requests the API still takes in this minute; None
             if it does not say.
         gaps: Why a customer may be missing, in words, for the summary.
@@ -166,6 +174,8 @@ class Scan:
     is_incremental: bool = True
     is_cross_checked: bool = False
     announces_deletes: bool = False
+    full_scan_every: timedelta = timedelta(0)
+    quick_since: str = ""
     requests_left: Callable[[], int | None] = lambda: None
     gaps: list[str] = field(default_factory=list)
 
@@ -190,7 +200,7 @@ class Scan:
         a readable ``updated_at`` may have changed.
         """
         bookmark, last_id = self.checkpoint.bookmark, self.memory.highest_id
-        if not bookmark:
+        if not bookmark or self.quick_since:
             return page.records
         active = {record["id"] for record in page.active_since(bookmark)}
         return [
@@ -210,10 +220,12 @@ class Scan:
     def next_bookmark(self) -> str:
         """The newest ``updated_at``. The SDK cuts it to the signpost.
 
+        A quick run has not seen all that was updated: it leaves the bookmark alone.
         A customer that is sent for its activity alone may have been updated long ago,
         and must not take the bookmark back.
         """
-        return max(self.checkpoint.newest, self.checkpoint.bookmark)
+        newest = "" if self.quick_since else self.checkpoint.newest
+        return max(newest, self.checkpoint.bookmark)
 
     def warn(self, sentence: str) -> None:
         """Log why a customer may be missing, and keep it for the summary."""

@@ -14,9 +14,8 @@ import msgspec
 # what was written shortly before a scan may be missing from it. Clocks differ by less.
 OVERLAP = timedelta(minutes=5)
 
-# The beginning of a day, in UTC and in any zone.
-MIDNIGHT = "T00:00:00+00:00"
-A_MIDNIGHT = re.compile(r"T\d\d:(00|15|30|45):00\+00:00")
+# The beginning of a day in some zone.
+MIDNIGHT = re.compile(r"T\d\d:(00|15|30|45):00\+00:00")
 
 # A time, as a state may hold it.
 Moment: t.TypeAlias = t.Annotated[
