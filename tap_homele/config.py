@@ -80,7 +80,7 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
         "full_scan_every_hours",
         th.IntegerType(minimum=0, maximum=8760),
         default=0,
-        description="Hours for which quick runs follow a full scan; 0: no quick runs.",
+        description="For so many hours after a full scan, runs are quick; 0: never.",
     ),
     th.Property(
         "customer_details",

@@ -76,7 +76,7 @@ def start_scan(state: State, scan: Scan, scan_by: str) -> None:
     if scan.resumes:
         logger.info("Resuming the interrupted scan of %s.", scan.resumes.started)
     if scan.full_scan_every and not checkpoints:
-        quick.start(scan)
+        quick.decide(scan)
     if scan.is_incremental and not scan.quick_since:
         # Also before the first page is done: the next run must know of a full refresh
         # that was cut short. And without markers the SDK warns that it cannot resume.

@@ -188,15 +188,15 @@ class CustomersStream(CustomerPages):
         if details := self.details:
             deleted = f", {details.missing:,} deleted" if details.missing else ""
             parts.append(f"customer_details: {details.found:,} read{deleted}")
-        if scan.checkpoint.bookmark and self._changed and not scan.quick_since:
-            parts.append(
-                f"{self._edited:,} of {self._changed:,} changed customers had no new "
-                "activity: quick runs would have brought them only now"
-            )
         if self.is_incremental and scan.next_bookmark:
             bookmark = min(scan.next_bookmark, scan.signpost).replace("+00:00", "Z")
             run = "full scan" if scan.quick_since else "run"
             parts.append(f"The next {run} starts from {bookmark}")
+        if scan.checkpoint.bookmark and self._changed and not scan.quick_since:
+            parts.append(
+                f"{self._edited:,} of {self._changed:,} changed customers had no new "
+                "activity: with quick runs they would come only now"
+            )
         self.logger.info("%s.", ". ".join(parts + scan.gaps))
 
 

@@ -362,6 +362,6 @@ def test_a_full_scan_says_what_quick_runs_would_leave_to_it(
     # The bookmark is an update of a customer: that one comes again.
     assert "customers: 5 changed of 1,001 read" in summary(caplog)
     assert (
-        "1 of 5 changed customers had no new activity: quick runs would have brought "
-        "them only now"
+        "1 of 5 changed customers had no new activity: with quick runs they would come "
+        "only now"
     ) in summary(caplog)

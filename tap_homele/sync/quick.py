@@ -2,8 +2,8 @@
 
 The list runs by last activity, so what was active is at its top. New customers may have
 no activity yet and be anywhere, so they are read by created date. What a quick run does
-not see is an edit without an activity: the next full scan sends it, because the
-bookmark stays where the last full scan has left it.
+not see are edits without an activity, and imports with old dates: the next full scan
+sends them, because the bookmark stays where the last full scan has left it.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from tap_homele.sync.times import OVERLAP, earlier
 logger = logging.getLogger(__name__)
 
 
-def start(scan: Scan) -> None:
+def decide(scan: Scan) -> None:
     """Decide whether a run is a quick one, and log it.
 
     Args:
@@ -44,7 +44,9 @@ def start(scan: Scan) -> None:
 
 
 def quick_or_full(read: Read, scan: Scan, full: Iterator[Page]) -> Iterator[Page]:
-    """Yield the customers that were active, updated or created since the last run.
+    """Yield what a quick run sends: what was active or created since the last run.
+
+    Among the customers that it reads, those that were edited, too.
 
     Args:
         read: Sends a query and follows its cursor.
@@ -80,6 +82,7 @@ def new(read: Read, scan: Scan) -> Iterator[Page]:
         created.check_created(page, first, last)
         yield page
         if number == 1:
+            # There is a second page.
             scan.gaps.append("A cursor led to some new customers, and may skip others")
 
 

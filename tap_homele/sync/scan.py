@@ -122,9 +122,9 @@ class Memory(msgspec.Struct, kw_only=True):
         highest_id: The highest id that the last complete scan saw; None: not known.
         scan_by: ``created_date``, if the list was read so.
         undated: A customer without a created date was seen; it stays so for this list.
-        full_scan: The start of the last full scan, if the list was sorted by activity,
-            so that quick runs can follow.
-        covered_until: The start of the last complete run, a quick one too.
+        full_scan: When the last full scan began, if the list was sorted by activity, so
+            that quick runs can follow.
+        covered_until: When the last complete run began, a quick one too.
         compared_until: The start of the last scan that compared what was new, or had no
             need to. Customers created since then are compared first.
         margins: How many days a window of created dates asks for in addition, before
@@ -157,7 +157,7 @@ class Scan:
         is_incremental: There is a bookmark, and a checkpoint to resume from.
         is_cross_checked: Compare what the cursor returns with the created dates.
         announces_deletes: The target deletes what this scan does not send.
-        full_scan_every: So long after a full scan began, runs are quick ones.
+        full_scan_every: For so long after a full scan began, runs are quick ones.
         quick_since: A quick run reads what was active or created since then; empty: a
             full scan.
         requests_left: Tells how many requests the API still takes in this minute; None
