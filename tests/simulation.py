@@ -309,7 +309,9 @@ class Simulation:
         """Go through the history, and then through quiet days."""
         for _ in range(self.dice.randint(0, 25 if self.fault else 10)):
             self._add()
-            self._pass(self.dice.choice((0, 60, 4000)) * (40 if self.fault else 1))
+            # Quick runs read what was created lately: most customers are older.
+            longer = 40 if self.fault or self.quick else 1
+            self._pass(self.dice.choice((0, 60, 4000)) * longer)
         for _ in range(self.dice.randint(1, 8 if self.quick else 4)):
             if self.quick and self.dice.random() < 0.2:
                 # Somebody sets the clock of the machine.
@@ -318,11 +320,13 @@ class Simulation:
             self.busy = self.dice.choice((0.0, 0.3, 0.6))
             for _ in range(self.dice.randint(0, 4)):
                 self._event()
+            # Each of them takes a full scan.
+            seldom = 0.05 if self.quick else 0.15
             self.run(
                 kill_after=self.dice.choice((10**9, self.dice.randint(0, 40))),
                 confirms_all=self.dice.random() < 0.6,
-                filtered=not self.full_table and self.dice.random() < 0.15,
-                refresh=not self.full_table and self.dice.random() < 0.15,
+                filtered=not self.full_table and self.dice.random() < seldom,
+                refresh=not self.full_table and self.dice.random() < seldom,
             )
         self.busy, self.quick_hours = 0.0, 0
         self._pass(LONGEST_COMMIT)
