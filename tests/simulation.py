@@ -152,6 +152,8 @@ class Simulation:
         self.sandbox.render = self._render
         # Customers that were active or added since the last complete run began.
         self.fresh: set[int] = set()
+        # The same, of the run before an interrupted scan.
+        self.before_scan: set[int] = set()
         # What was written since the run began, by customer.
         self.written: list[tuple[int, dict[str, Any]]] = []
         self.busy = 0.0
@@ -363,6 +365,7 @@ class Simulation:
             self.replica.rows.clear()
             self.replica.details.clear()
         resumed = self._interrupted() and not refresh
+        moved_before = self.moved if self.quick else set()
         if not resumed:
             self.there = set(self.sandbox.customers)
             # Nobody can see these before their next update, and it may come too late.
@@ -393,11 +396,22 @@ class Simulation:
         self._say(f"ended, killed {killed}, {confirmed} messages stored")
         self.replica.take(output.messages[:confirmed])
         self._check_rows_in_place(before, output.messages[:confirmed])
-        if killed or filtered or resumed or confirmed < len(output.messages):
-            # A scan that is resumed leaves what changed meanwhile to the next run.
+        state = self._stream_state()
+        if state.get("covered_until") != state.get("full_scan"):
+            # No full scan: who moved to the past before still waits for one.
+            self.moved |= moved_before
+        if killed or filtered or confirmed < len(output.messages):
+            if self._interrupted() and not resumed:
+                self.before_scan |= fresh
+            else:
+                self.fresh |= fresh
+        elif resumed:
+            # What changed since the scan began is left to the next run.
             self.fresh |= fresh
+            self.before_scan = set()
         elif self.quick:
-            self._check_fresh(fresh, began_with)
+            self._check_fresh(fresh | self.before_scan, began_with)
+            self.before_scan = set()
         if not killed and not filtered:
             self._check_presence()
 
