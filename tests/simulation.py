@@ -366,6 +366,7 @@ class Simulation:
             self.replica.details.clear()
         resumed = self._interrupted() and not refresh
         moved_before = self.moved if self.quick else set()
+        covered_before = self._stream_state().get("covered_until")
         if not resumed:
             self.there = set(self.sandbox.customers)
             # Nobody can see these before their next update, and it may come too late.
@@ -400,7 +401,9 @@ class Simulation:
         if state.get("covered_until") != state.get("full_scan"):
             # No full scan: who moved to the past before still waits for one.
             self.moved |= moved_before
-        if killed or filtered or confirmed < len(output.messages):
+        is_new = state.get("covered_until") not in {None, "", covered_before}
+        if filtered or self._interrupted() or not is_new:
+            # The target has not confirmed the end of a run.
             if self._interrupted() and not resumed:
                 self.before_scan |= fresh
             else:
