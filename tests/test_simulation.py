@@ -61,6 +61,7 @@ def play(
     return one
 
 
+@pytest.mark.slow
 def test_nothing_is_lost(
     play: Callable[[int], str | None], request: pytest.FixtureRequest
 ) -> None:
@@ -109,6 +110,7 @@ def test_no_details_are_lost(
         assert play(seed, scan_by=scan_by, fault=fault, details=True) is None, seed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan_by", ["cursor", "auto"])
 def test_nothing_is_lost_by_quick_runs(
     play: Callable[..., str | None], request: pytest.FixtureRequest, scan_by: str
@@ -229,12 +231,15 @@ def test_the_bookmark_that_is_carried_over_is_needed(
     assert lose(play, start=2975)
 
 
+@pytest.mark.parametrize("options", [{}, {"quick": True, "start": 40}])
 def test_the_fingerprint_is_needed(
-    play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
+    play: Callable[..., str | None],
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
 ) -> None:
     monkeypatch.setattr(state, "fingerprint", lambda *_: "always the same")
 
-    assert lose(play)
+    assert lose(play, **options)
 
 
 def test_one_spelling_of_times_is_needed(
@@ -283,20 +288,12 @@ def test_the_second_reading_of_a_quick_run_is_needed(
 
     monkeypatch.setattr(quick, "reread_head", once)
 
-    assert lose(play, quick=True)
+    assert lose(play, start=460, quick=True)
 
 
 def test_the_created_dates_of_a_quick_run_are_needed(
     play: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quick, "new", lambda *_: ())
-
-    assert lose(play, quick=True)
-
-
-def test_the_fingerprint_is_needed_by_quick_runs(
-    play: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(state, "fingerprint", lambda *_: "always the same")
 
     assert lose(play, quick=True)
