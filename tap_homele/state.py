@@ -129,6 +129,7 @@ def read_memory(state: State) -> Memory:
         return msgspec.convert(known, Memory)
     except msgspec.ValidationError:
         logger.info("The state has an unknown format: only its bookmark is used.")
+        # A damaged fingerprint differs from all others, so that everything is read.
         return Memory(fingerprint=known["fingerprint"] and str(known["fingerprint"]))
 
 

@@ -113,7 +113,8 @@ class CustomersStream(CustomerPages):
             self._write_progress(scan, page)
             self._rows_read += len(page.records)
             self._changed += len(changed)
-            self._edited += quick.count_edited(changed, scan.checkpoint.bookmark)
+            if bookmark := scan.checkpoint.bookmark:
+                self._edited += quick.count_edited(changed, bookmark)
         self._finish(scan)
         self._summarize(scan, time.monotonic() - began)
 

@@ -191,7 +191,7 @@ def test_more_new_customers_than_fit_on_a_page(
 
     assert sorted(account.run().ids) == new
     assert summary(caplog).endswith(
-        "A cursor led to some new customers, and may skip others."
+        "New customers fill a page: the cursor may skip others."
     )
     assert warnings(caplog) == []
 
@@ -232,7 +232,7 @@ def test_the_filters_changed(
     account.run(filter_owner_ids=[1])
 
     assert choices(caplog)[1:] == [
-        "Full scan: there is none yet of this list, sorted by last activity."
+        "Full scan: none has shown yet that the list is sorted by last activity."
     ]
     account.run(filter_owner_ids=[1])
     assert choices(caplog)[-1].startswith("Quick run")
@@ -264,7 +264,7 @@ def test_a_run_without_a_state_is_a_full_scan(
 
     assert len(account.run().ids) == 1000
     assert choices(caplog) == [
-        "Full scan: there is none yet of this list, sorted by last activity."
+        "Full scan: none has shown yet that the list is sorted by last activity."
     ]
 
 
@@ -297,7 +297,7 @@ def test_a_list_that_is_not_sorted_by_activity(
     account.run(scan_by="cursor")
 
     assert choices(caplog)[-1] == (
-        "Full scan: there is none yet of this list, sorted by last activity."
+        "Full scan: none has shown yet that the list is sorted by last activity."
     )
 
 

@@ -59,12 +59,8 @@ def by_cursor(read: Read, scan: Scan) -> Iterator[Page]:
             "moved while it was read arrives with the next run only."
         )
         return
-    head = reread_days(read, scan) if has_days else None
-    for page in head or reread_head(read, scan, scan.signpost):
-        moved = [r for r in page.records if seen.get(r["id"]) != times_of(r)]
-        seen |= {r["id"]: times_of(r) for r in moved}
-        # Without the cursor, the checkpoint stays at the end of the list.
-        yield page._replace(records=moved, next_cursor=None)
+    reread = reread_days if has_days else reread_head
+    yield from (without_seen(page, seen) for page in reread(read, scan, scan.signpost))
 
 
 def from_checkpoint(read: Read, scan: Scan) -> Iterator[Page]:
@@ -111,14 +107,14 @@ def reread_head(read: Read, scan: Scan, since: str) -> Iterator[Page]:
     )
 
 
-def reread_days(read: Read, scan: Scan) -> Iterator[Page]:
-    """Yield the customers that were active yesterday or today, of a list of days.
+def reread_days(read: Read, scan: Scan, since: str) -> Iterator[Page]:
+    """Yield the customers that were active since the day before a time.
 
-    Nothing tells what moved within a day, so there is no point in repeating. Yesterday
-    may not be over in another time zone.
+    For a list of days: nothing tells what moved within a day, so there is no point in
+    repeating. The day before may not be over in another time zone.
     """
     scan.gaps.append("The list holds days: what moved while it was read is not known")
-    yield from read_head(read, to_day(earlier(scan.signpost, timedelta(days=1))))
+    yield from read_head(read, to_day(earlier(since, timedelta(days=1))))
 
 
 def read_head(read: Read, since: str) -> Iterator[Page]:
@@ -132,6 +128,20 @@ def read_head(read: Read, since: str) -> Iterator[Page]:
         yield page._replace(records=active)
         if len(page.activities) > len(active):
             return
+
+
+def without_seen(page: Page, seen: dict[int, tuple[str, str]]) -> Page:
+    """Return a page without the customers that have come with the same times.
+
+    And without its cursor: no run resumes in the head of the list.
+
+    Args:
+        page: Any.
+        seen: The times of those that have come, by id. What is new is added to it.
+    """
+    records = [r for r in page.records if seen.get(r["id"]) != times_of(r)]
+    seen |= {r["id"]: times_of(r) for r in records}
+    return page._replace(records=records, next_cursor=None)
 
 
 def times_of(record: Record) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from tap_homele.errors import PageError
 from tap_homele.records import Record, utc_now
 from tap_homele.sync import created
-from tap_homele.sync.cursor import reread_head, times_of
+from tap_homele.sync.cursor import reread_head, times_of, without_seen
 from tap_homele.sync.scan import Page, Read, Scan
 from tap_homele.sync.times import OVERLAP, earlier
 
@@ -33,7 +33,7 @@ def decide(scan: Scan) -> None:
     elif scan.checkpoint.by_created_date:
         reason = "the list is read by created date"
     elif not scan.checkpoint.bookmark or not memory.full_scan:
-        reason = "there is none yet of this list, sorted by last activity"
+        reason = "none has shown yet that the list is sorted by last activity"
     elif not oldest < memory.full_scan <= memory.covered_until <= now:
         reason = f"the last one began at {memory.full_scan}"
     else:
@@ -60,11 +60,8 @@ def quick_or_full(read: Read, scan: Scan, full: Iterator[Page]) -> Iterator[Page
                 record
                 for record in page.records
                 if max(record["created_at"] or "", *times_of(record)) >= since
-                and seen.get(record["id"]) != times_of(record)
             ]
-            seen |= {record["id"]: times_of(record) for record in records}
-            # A run that is killed begins anew.
-            yield page._replace(records=records, next_cursor=None)
+            yield without_seen(page._replace(records=records), seen)
     except PageError as error:
         logger.warning("The quick run failed, a full scan follows: %s", error)
         scan.quick_since = ""
@@ -81,9 +78,8 @@ def new(read: Read, scan: Scan) -> Iterator[Page]:
     for number, page in enumerate(read(created.window_query(scan, first, last))):
         created.check_created(page, first, last)
         yield page
-        if number == 1:
-            # There is a second page.
-            scan.gaps.append("A cursor led to some new customers, and may skip others")
+        if number == 1:  # the second page
+            scan.gaps.append("New customers fill a page: the cursor may skip others")
 
 
 def count_edited(changed: list[Record], bookmark: str) -> int:
@@ -91,7 +87,7 @@ def count_edited(changed: list[Record], bookmark: str) -> int:
 
     Args:
         changed: Customers that are sent.
-        bookmark: Since when they have changed; empty: not known, and none is counted.
+        bookmark: Since when they have changed.
     """
     times = ((r["last_activity_at"] or "", r["created_at"] or "") for r in changed)
     return sum(max(both) < bookmark for both in times)
