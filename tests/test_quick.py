@@ -166,12 +166,14 @@ def test_details_come_with_a_quick_run(account: Account) -> None:
     assert [r["id"] for r in output.records_of("customer_details")] == [account.ids[7]]
 
 
-def test_an_interrupted_quick_run_runs_again(account: Account) -> None:
+def test_an_interrupted_quick_run_runs_again(
+    account: Account, caplog: pytest.LogCaptureFixture
+) -> None:
     account.active(*account.ids[:5])
     settings = {"full_scan_every_hours": 24, "scan_by": "auto"}
     account.now += HOUR
     assert account.output
-    for messages in range(1, 8):
+    for messages in range(1, 9):
         killed = sync(
             account.sandbox,
             state=account.output.state,
@@ -181,7 +183,12 @@ def test_an_interrupted_quick_run_runs_again(account: Account) -> None:
         if killed.of("STATE"):
             account.output = killed
 
+    caplog.clear()
     assert account.run().ids == account.ids[4::-1]
+    assert choices(caplog) == [
+        "Quick run: what was active or new since 2026-03-02T11:55:00+00:00."
+    ]
+    assert len(account.sandbox.requests) == 2
 
 
 def test_more_new_customers_than_fit_on_a_page(
