@@ -164,12 +164,6 @@ def base_url(api_url: str) -> str:
 _DAY = "a date such as 2026-01-31"
 
 
-def _is_day(value: str) -> bool:
-    return bool(
-        re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value) and records.utc(value)
-    )
-
-
 # What a setting must be, and whether it is.
 _CHECKS: dict[str, tuple[Callable[[str], object], str]] = {
     "auth_token": (
@@ -182,8 +176,8 @@ _CHECKS: dict[str, tuple[Callable[[str], object], str]] = {
     ),
     "user_agent": (re.compile("[ -~]+").fullmatch, "plain ASCII on one line"),
     "start_date": (records.utc, f"{_DAY} or a time such as 2026-01-31T08:00:00Z"),
-    "filter_created_from": (_is_day, _DAY),
-    "filter_created_to": (_is_day, _DAY),
+    "filter_created_from": (records.day, _DAY),
+    "filter_created_to": (records.day, _DAY),
 }
 
 

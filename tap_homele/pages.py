@@ -74,5 +74,5 @@ class CustomerPages(CustomerStream):
                 f"cannot be stored: row {len(fitted) + 1} {reason}"
             ) from None
         at = http_date(response.headers.get("Date")) or records.utc_now()
-        next_cursor = self._paginator.next_cursor(response)
+        next_cursor = self._paginator.get_next(response)
         yield Page(fitted, at.isoformat(timespec="seconds"), next_cursor)

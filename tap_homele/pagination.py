@@ -42,10 +42,6 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
         """Leave it to ``has_more``: by default the SDK ends the list quietly."""
         return True
 
-    def get_next(self, response: requests.Response) -> str | None:
-        """Return the cursor of the next page; None ends the list."""
-        return self.next_cursor(response)
-
     def advance(self, response: requests.Response) -> None:
         """Go to the next page.
 
@@ -59,7 +55,7 @@ class CursorPaginator(BaseAPIPaginator[str | None]):
         super().advance(response)
         self._seen.add(self.current_value)
 
-    def next_cursor(self, response: requests.Response) -> str | None:
+    def get_next(self, response: requests.Response) -> str | None:
         """Read what a page says about the next one.
 
         Returns:

@@ -277,7 +277,8 @@ def _decimal(value: t.Any) -> str | None:
     return text if text and re.match(_DECIMAL, text) else None
 
 
-def _date(value: t.Any) -> str | None:
+def day(value: t.Any) -> str | None:
+    """Return a day like ``2026-01-31``; None for what is not one."""
     with contextlib.suppress(TypeError, ValueError):
         return value if date.fromisoformat(value).isoformat() == value else None
     return None
@@ -294,7 +295,7 @@ _KINDS: dict[str, tuple[t.Any, Fit]] = {
     "string": (str, _text),
     "integer": (t.Annotated[int, msgspec.Meta(ge=-BIGINT, le=BIGINT - 1)], _integer),
     "singer.decimal": (t.Annotated[str, msgspec.Meta(pattern=_DECIMAL)], _decimal),
-    "date": (date, _date),
+    "date": (date, day),
     "date-time": (datetime, utc),
 }
 

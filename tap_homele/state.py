@@ -160,6 +160,7 @@ def note_end(state: State, scan: Scan) -> None:
     """Write into the state that a scan has ended."""
     memory = scan.memory
     memory.covered_until = scan.checkpoint.started
+    memory.covered_id = max(scan.checkpoint.highest_id, memory.covered_id or 0)
     if not scan.quick_since:
         memory.fingerprint = scan.checkpoint.fingerprint
         memory.highest_id = max(scan.checkpoint.highest_id, memory.highest_id or 0)

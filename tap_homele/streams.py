@@ -95,8 +95,8 @@ class CustomersStream(CustomerPages):
     replication_key = "updated_at"
     schema = th.PropertiesList(*COLUMNS, ADDITIONAL).to_dict()
 
-    # How many rows were read, how many of them had changed, and how many of those were
-    # neither active nor new.
+    # How many rows were read, how many of them had changed, and how many of those quick
+    # runs would have left to a full scan.
     _rows_read = _changed = _edited = 0
 
     def get_records(self, context: Context | None) -> Iterator[records.Record]:  # noqa: ARG002
@@ -194,10 +194,8 @@ class CustomersStream(CustomerPages):
             run = "full scan" if scan.quick_since else "run"
             parts.append(f"The next {run} starts from {bookmark}")
         if scan.checkpoint.bookmark and self._changed and not scan.quick_since:
-            parts.append(
-                f"{self._edited:,} of {self._changed:,} changed customers had no new "
-                "activity: with quick runs they would come only now"
-            )
+            edited = f"{self._edited:,} of {self._changed:,}"
+            parts.append(f"With quick runs {edited} would have come only now")
         self.logger.info("%s.", ". ".join(parts + scan.gaps))
 
 

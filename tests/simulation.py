@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from tests.sandbox.customers import Customer
     from tests.singer import Message
 
-BEGINNING = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+# Not at a quarter of an hour: that could be a day, of a list that holds days.
+BEGINNING = datetime(2026, 3, 1, 12, 7, 3, tzinfo=timezone.utc)
 ERBIL = timezone(timedelta(hours=3))
 TIMES = ("created_at", "updated_at", "last_activity_at")
 

@@ -356,7 +356,7 @@ def test_a_day_is_a_midnight_in_any_zone(
 
     assert set(active) <= set(third.ids)
     summaries = [line for line in caplog.messages if line.startswith("customers: ")]
-    assert summaries[-1].endswith("what moved while it was read is not known.")
+    assert summaries[-1].endswith("what moved while it was read is unknown.")
 
 
 def test_a_list_in_another_order_is_named_and_not_closed(

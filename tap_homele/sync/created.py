@@ -202,7 +202,7 @@ def check_created(page: Page, first: int, last: int) -> None:
     if any(not first - 2 <= day <= last + 2 for day in days):
         raise PageError(
             "Homele was asked for customers created in certain days, and answered with "
-            "others. Set scan_by to cursor, and tell Homele's support."
+            "others. Tell Homele's support; with scan_by: cursor nothing depends on it."
         )
 
 

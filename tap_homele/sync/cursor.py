@@ -23,6 +23,7 @@ COMMIT_LAG = timedelta(minutes=1)
 # After so many rereads the list is busier than we are fast.
 MAX_REREADS = 10
 
+UNSORTED = "The list is not sorted by last activity: who moved may come a run later."
 NOT_RESUMING = "Not resuming the interrupted scan: %s. Reading the list from its top."
 
 logger = logging.getLogger(__name__)
@@ -50,17 +51,24 @@ def by_cursor(read: Read, scan: Scan) -> Iterator[Page]:
         seen |= {r["id"]: times_of(r) for r in page.active_since(since)}
         yield page
     has_days = last_activity > "" and not has_times
-    scan.memory.full_scan = "" if has_days or not is_sorted else scan.checkpoint.started
+    # A resumed scan has not seen the order of the whole list.
+    shows_order = is_sorted and not has_days and not scan.resumes
+    scan.memory.full_scan = scan.checkpoint.started if shows_order else ""
     if page_count == 1 and not scan.resumes:
         return  # one answer: nothing moved while it was read
     if not is_sorted:
-        scan.warn(
-            "The list is not sorted by last activity, as expected: a customer that "
-            "moved while it was read arrives with the next run only."
-        )
+        scan.warn(UNSORTED)
         return
-    reread = reread_days if has_days else reread_head
-    yield from (without_seen(page, seen) for page in reread(read, scan, scan.signpost))
+    since, head = scan.signpost, reread_head(read, scan, scan.signpost)
+    if has_days:
+        # Nothing tells what moved within a day, so there is no point in repeating. The
+        # day before may not be over in another time zone.
+        since = to_day(earlier(since, timedelta(days=1)))
+        head = read_head(read, since)
+        scan.gaps.append("The list holds days: what moved while it was read is unknown")
+    for page in head:
+        moved = page._replace(records=page.active_since(since))
+        yield without_seen(moved, seen)
 
 
 def from_checkpoint(read: Read, scan: Scan) -> Iterator[Page]:
@@ -86,10 +94,15 @@ def from_checkpoint(read: Read, scan: Scan) -> Iterator[Page]:
 
 
 def reread_head(read: Read, scan: Scan, since: str) -> Iterator[Page]:
-    """Yield the customers that were active since a time.
+    """Yield the head of the list until it holds still.
 
     Repeats until those that moved are on one page: one answer is a snapshot. Counts the
     pages from the first one with a movement on; what is planned keeps its place.
+
+    Args:
+        read: Sends a query and follows its cursor.
+        scan: Takes note of a list that does not hold still.
+        since: What was active since this time is in the head, at first.
     """
     for _ in range(MAX_REREADS):
         started, has_moved, page_count = "", False, 0
@@ -107,26 +120,15 @@ def reread_head(read: Read, scan: Scan, since: str) -> Iterator[Page]:
     )
 
 
-def reread_days(read: Read, scan: Scan, since: str) -> Iterator[Page]:
-    """Yield the customers that were active since the day before a time.
-
-    For a list of days: nothing tells what moved within a day, so there is no point in
-    repeating. The day before may not be over in another time zone.
-    """
-    scan.gaps.append("The list holds days: what moved while it was read is not known")
-    yield from read_head(read, to_day(earlier(since, timedelta(days=1))))
-
-
 def read_head(read: Read, since: str) -> Iterator[Page]:
-    """Yield the customers that were active since a time, from the top of the list.
+    """Yield the pages from the top of the list to one that reaches below a time.
 
-    Ends at the first page that reaches below that time. Customers without an activity
-    say nothing: databases sort them first, last, or by another date.
+    Customers without an activity say nothing: databases sort them first, last, or by
+    another date.
     """
     for page in read(Query()):
-        active = page.active_since(since)
-        yield page._replace(records=active)
-        if len(page.activities) > len(active):
+        yield page
+        if len(page.activities) > len(page.active_since(since)):
             return
 
 

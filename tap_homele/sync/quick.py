@@ -15,7 +15,7 @@ from tap_homele.records import Record, utc_now
 from tap_homele.sync import created
 from tap_homele.sync.cursor import reread_head, times_of, without_seen
 from tap_homele.sync.scan import Page, Read, Scan
-from tap_homele.sync.times import OVERLAP, earlier
+from tap_homele.sync.times import OVERLAP, earlier, soon_after
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def decide(scan: Scan) -> None:
     Args:
         scan: As it is before the first page. ``quick_since`` is set for a quick run.
     """
-    memory, now = scan.memory, utc_now().isoformat()
+    memory, now = scan.memory, utc_now().isoformat(timespec="seconds")
     oldest = earlier(now, scan.full_scan_every)
     if not scan.is_incremental:
         reason = "with FULL_TABLE each run is one"
@@ -35,7 +35,7 @@ def decide(scan: Scan) -> None:
     elif not scan.checkpoint.bookmark or not memory.full_scan:
         reason = "none has shown yet that the list is sorted by last activity"
     elif not oldest < memory.full_scan <= memory.covered_until <= now:
-        reason = f"the last one began at {memory.full_scan}"
+        reason = f"the last one began at {memory.full_scan}, and now it is {now}"
     else:
         scan.quick_since = earlier(memory.covered_until, OVERLAP)
         logger.info("Quick run: what was active or new since %s.", scan.quick_since)
@@ -44,9 +44,7 @@ def decide(scan: Scan) -> None:
 
 
 def quick_or_full(read: Read, scan: Scan, full: Iterator[Page]) -> Iterator[Page]:
-    """Yield what a quick run sends: what was active or created since the last run.
-
-    Among the customers that it reads, those that were edited, too.
+    """Yield the pages of a quick run: what was active or created since the last run.
 
     Args:
         read: Sends a query and follows its cursor.
@@ -56,14 +54,10 @@ def quick_or_full(read: Read, scan: Scan, full: Iterator[Page]) -> Iterator[Page
     since, seen = scan.quick_since, dict[int, tuple[str, str]]()
     try:
         for page in itertools.chain(reread_head(read, scan, since), new(read, scan)):
-            records = [
-                record
-                for record in page.records
-                if max(record["created_at"] or "", *times_of(record)) >= since
-            ]
-            yield without_seen(page._replace(records=records), seen)
+            yield without_seen(page, seen)
     except PageError as error:
-        logger.warning("The quick run failed, a full scan follows: %s", error)
+        reason = str(error).partition(" Giving up")[0]
+        logger.warning("The quick run failed, a full scan follows: %s", reason)
         scan.quick_since = ""
         yield from full
 
@@ -80,14 +74,22 @@ def new(read: Read, scan: Scan) -> Iterator[Page]:
         yield page
         if number == 1:  # the second page
             scan.gaps.append("New customers fill a page: the cursor may skip others")
+    if scan.memory.undated:
+        scan.warn(created.UNDATED)
 
 
 def count_edited(changed: list[Record], bookmark: str) -> int:
     """Count the customers that quick runs would have left to the full scan.
 
+    That is, those whose last edit came later than their last activity or creation; and
+    by more than ``OVERLAP``, so that no quick run after the edit has seen it.
+
     Args:
         changed: Customers that are sent.
-        bookmark: Since when they have changed.
+        bookmark: Since when they have changed. Who was edited then comes again.
     """
-    times = ((r["last_activity_at"] or "", r["created_at"] or "") for r in changed)
-    return sum(max(both) < bookmark for both in times)
+    times = ((r["created_at"] or "", *times_of(r)) for r in changed)
+    return sum(
+        edited > max(bookmark, soon_after(max(added, active)))
+        for added, edited, active in times
+    )

@@ -125,6 +125,7 @@ class Memory(msgspec.Struct, kw_only=True):
         full_scan: When the last full scan began, if the list was sorted by activity, so
             that quick runs can follow.
         covered_until: When the last complete run began, a quick one too.
+        covered_id: The highest id that complete runs have seen, quick ones too.
         compared_until: The start of the last scan that compared what was new, or had no
             need to. Customers created since then are compared first.
         margins: How many days a window of created dates asks for in addition, before
@@ -138,6 +139,7 @@ class Memory(msgspec.Struct, kw_only=True):
     undated: bool = False
     full_scan: Moment = ""
     covered_until: Moment = ""
+    covered_id: int | None = None
     compared_until: Moment = ""
     margins: tuple[int, int] | None = None
     cross_check: Round = msgspec.field(default_factory=Round)
@@ -199,14 +201,16 @@ class Scan:
         the dates of an older system, so that only its new id tells. A customer without
         a readable ``updated_at`` may have changed.
         """
-        bookmark, last_id = self.checkpoint.bookmark, self.memory.highest_id
-        if not bookmark or self.quick_since:
+        since, last_id = self.checkpoint.bookmark, self.memory.highest_id
+        if self.quick_since:
+            since, last_id = self.quick_since, self.memory.covered_id
+        if not since:
             return page.records
-        active = {record["id"] for record in page.active_since(bookmark)}
+        active = {record["id"] for record in page.active_since(since)}
         return [
             record
             for record in page.records
-            if (record["updated_at"] or bookmark) >= bookmark
+            if (record["updated_at"] or since) >= since
             or record["id"] in active
             or (last_id is not None and record["id"] > last_id)
         ]
