@@ -77,11 +77,13 @@ def start_scan(state: State, scan: Scan, scan_by: str) -> None:
         logger.info("Resuming the interrupted scan of %s.", scan.resumes.started)
     if scan.full_scan_every and not checkpoints:
         quick.decide(scan)
+    if scan.is_incremental:
+        # Without markers the SDK warns that it cannot resume.
+        state.setdefault("progress_markers", {})
     if scan.is_incremental and not scan.quick_since:
         # Also before the first page is done: the next run must know of a full refresh
-        # that was cut short. And without markers the SDK warns that it cannot resume.
+        # that was cut short.
         state["scan"] = msgspec.to_builtins([scan.checkpoint])
-        state.setdefault("progress_markers", {})
 
 
 def resume(scan: Scan, checkpoints: t.Any) -> str:  # noqa: PLR0911

@@ -120,6 +120,7 @@ def test_a_quick_run_sends_what_was_active_or_is_new(
         "customers: 13 changed of 103 read, in 2 requests and 0 s. The next full scan "
         "starts from 2026-02-20T18:00:00Z."
     )
+    assert warnings(caplog) == []
     assert bookmark_of(output) == bookmark_of(before)
     assert stream_state(output)["scan"] == []
 
