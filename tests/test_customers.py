@@ -22,7 +22,7 @@ LONG_AGO = "2020-01-01T00:00:00+00:00"
 # What a full scan leaves in the state.
 OWN = {
     *("fingerprint", "highest_id", "compared_until", "undated", "margins"),
-    *("cross_check", "scan_by", "full_scan", "covered_until"),
+    *("cross_check", "scan_by", "full_scan", "covered_until", "covered_id"),
 }
 
 

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from tap_homele.errors import CursorError, PageError
-from tap_homele.records import ADDITIONAL, Record
+from tap_homele.records import Record
 from tap_homele.sync import created
 from tap_homele.sync.cursor import by_cursor
 from tap_homele.sync.scan import Page, Query, Read, Round, Scan
-from tap_homele.sync.times import earlier, soon_after, to_day, to_second
+from tap_homele.sync.times import earlier, soon_after, to_day
 
 # A round through all created dates begins anew so long after it began.
 ROUND_EVERY = timedelta(days=7)
@@ -53,32 +53,12 @@ class Walk:
         self.page_count = 0
         self.ids = array("q")
         self.per_day: Counter[int] = Counter()
-        # What was seen on pages that a cursor led to.
-        self._had_empty_page = self._had_null = self._had_shared_second = False
-        # The second of the last activity on the page before; None, if no page follows.
-        self._border: str | None = None
 
     def add(self, page: Page) -> None:
         """Take note of a page."""
         self.page_count += 1
         self.ids.extend(record["id"] for record in page.records)
         self.per_day.update(map(created.created_on, page.records))
-        activities = [record["last_activity_at"] or "" for record in page.records]
-        if self._border is not None:
-            first = activities[0] if activities else ""
-            # A cursor that holds a day skips the rest of that day, unless it is all at
-            # midnight, so days prove nothing.
-            is_time = first > "" and not first.endswith("T00:00:00+00:00")
-            is_shared = is_time and to_second(first) == self._border
-            self._had_empty_page |= not activities
-            self._had_null |= any(map(has_no_activity, page.records))
-            self._had_shared_second |= is_shared and not page.has_days_only
-        self._border = to_second(activities[-1]) if page.next_cursor else None
-
-    @property
-    def proves_the_cursor(self) -> bool:
-        """Whether cursors have led to both kinds of customers that one can skip."""
-        return self._had_null and self._had_shared_second and not self._had_empty_page
 
     def hint(self, scan: Scan) -> created.Hint:
         """Return what is known of the created dates, but for those in the future."""
@@ -107,12 +87,9 @@ def cross_checked(read: Read, scan: Scan) -> Iterator[Page]:
     except CursorError:
         scan.leave_cursor("Homele fails to follow its own cursor.")
     else:
-        # Two customers of a second prove nothing where their times lack the parts of it
-        # by chance: too little for deletes.
-        is_proven = walk.proves_the_cursor and not scan.announces_deletes
         if scan.resumes:
             scan.gaps.append("Cross-check: not in a run that resumed another")
-        elif walk.page_count == 1 or is_proven:
+        elif walk.page_count == 1:
             scan.memory.compared_until = scan.checkpoint.started
         else:
             yield from compare(read, scan, walk)
@@ -217,9 +194,3 @@ def is_newer(record: Record, scan: Scan, now: str) -> bool:
     """Tell whether a customer may have come, or moved, since the scan began."""
     times = record["created_at"], record["updated_at"], record["last_activity_at"]
     return any(at and scan.signpost <= at <= soon_after(now) for at in times)
-
-
-def has_no_activity(record: Record) -> bool:
-    """Tell whether a customer has none, and not one that cannot be read."""
-    extra = record[ADDITIONAL] or {}
-    return record["last_activity_at"] is None and "last_activity_at" not in extra

@@ -33,7 +33,7 @@ def decide(scan: Scan) -> None:
     elif scan.checkpoint.by_created_date:
         reason = "the list is read by created date"
     elif not scan.checkpoint.bookmark or not memory.full_scan:
-        reason = "none has shown yet that the list is sorted by last activity"
+        reason = "none of this list has shown yet that it is sorted by last activity"
     elif not oldest < memory.full_scan <= memory.covered_until <= now:
         reason = f"the last one began at {memory.full_scan}, and now it is {now}"
     else:
@@ -81,8 +81,8 @@ def new(read: Read, scan: Scan) -> Iterator[Page]:
 def count_edited(changed: list[Record], bookmark: str) -> int:
     """Count the customers that quick runs would have left to the full scan.
 
-    That is, those whose last edit came later than their last activity or creation; and
-    by more than ``OVERLAP``, so that no quick run after the edit has seen it.
+    That is, those that were neither active nor created since the bookmark, imports say,
+    or were edited later; by more than ``OVERLAP``, or a quick run had seen the edit.
 
     Args:
         changed: Customers that are sent.
@@ -90,6 +90,6 @@ def count_edited(changed: list[Record], bookmark: str) -> int:
     """
     times = ((r["created_at"] or "", *times_of(r)) for r in changed)
     return sum(
-        edited > max(bookmark, soon_after(max(added, active)))
+        edited != bookmark and soon_after(max(added, active)) < max(edited, bookmark)
         for added, edited, active in times
     )

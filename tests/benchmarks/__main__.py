@@ -222,7 +222,7 @@ def limited(interpreter: str, folder: Path, customers: int, latency: float) -> N
     with served(customers, LIMIT, latency) as sandbox:
         command = [interpreter, *COMMANDS[TAP], *config_for(folder, sandbox, TAP)]
         run = measure(command, folder, sandbox)
-    # The pages, and the head once more. They prove that the cursor skips nobody.
+    # The pages, and the head once more. The cross-check does not wait.
     needed = math.ceil(customers / PAGE) + 1
     minutes = (needed - 1) // LIMIT
     least = 60 * minutes + (needed - minutes * LIMIT) * latency
