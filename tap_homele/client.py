@@ -1,6 +1,7 @@
 """The base classes of the streams: requests, envelope, errors; the SDK's defaults."""
 
 import functools
+import logging
 import re
 import typing as t
 from collections.abc import Iterator
@@ -10,17 +11,19 @@ from urllib.parse import parse_qs, quote, quote_plus, urlsplit
 import backoff
 import requests
 from singer_sdk.authenticators import BearerTokenAuthenticator
-from singer_sdk.exceptions import RetriableAPIError
+from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 from singer_sdk.helpers.conform import TypeConformanceLevel
 from singer_sdk.helpers.types import Context, RequestFunc
 from singer_sdk.mapper import RemoveRecordTransform
-from singer_sdk.singerlib import RecordMessage
+from singer_sdk.singerlib import Catalog, RecordMessage
 from singer_sdk.streams import RESTStream
 
 from tap_homele import records
 from tap_homele.config import base_url
 from tap_homele.errors import CursorError, PageError, TokenError
 from tap_homele.http import Session, body_of, endpoint_of, retry_after, waits
+
+_NO_PARTS = "Nothing of %s is selected, so this column stays empty. Select it, too."
 
 
 class HomeleStream(RESTStream[str | None]):
@@ -31,10 +34,14 @@ class HomeleStream(RESTStream[str | None]):
     allow_redirects = False
 
     # Seconds to wait for a connection, and for each part of an answer.
-    timeout = 60
+    timeout: t.Any = (10, 60)
 
-    # What to do about an answer that will not change, by its status; 302: a redirect.
+    # What to do about an answer that will not change, by its status. 302 is a redirect,
+    # 0 a 401 or 403 that is not in JSON.
     refusals: t.ClassVar[dict[int, str]] = {
+        0: "{endpoint} was answered with {said} by something in between, such as a "
+        "firewall or a proxy: Homele answers in JSON. Ask who runs it to let this "
+        "machine through, and check the setting api_url.",
         302: "{endpoint} was answered with a redirect ({said}), which is not followed, "
         "since the token is for this address only. Check the setting api_url.",
         401: "Homele does not know the token ({said}, {endpoint}): it is wrong, "
@@ -81,6 +88,11 @@ class HomeleStream(RESTStream[str | None]):
         """Sends the token as ``Authorization: Bearer``."""
         return BearerTokenAuthenticator(token=self.config["auth_token"])
 
+    def log(self, *args: t.Any, level: int = logging.INFO, **kwargs: t.Any) -> None:
+        """Log what the SDK says; its line above each error only for LOGLEVEL=DEBUG."""
+        level = logging.DEBUG if level == logging.ERROR else level
+        super().log(*args, level=level, **kwargs)
+
     def validate_response(self, response: requests.Response) -> None:
         """Check an answer; inside the retries, so that half a body is tried again.
 
@@ -101,6 +113,8 @@ class HomeleStream(RESTStream[str | None]):
         kind = HTTPStatus.FOUND if response.is_redirect else status
         refusal = self.refusals.get(kind, "Homele refused {endpoint} ({said}).")
         error = TokenError if status in {401, 403} else PageError
+        if error is TokenError and not body_of(response):
+            refusal, error = self.refusals[0], PageError
         raise error(refusal.format(said=f"{status}{said}", endpoint=endpoint))
 
     def request_decorator(self, func: RequestFunc) -> RequestFunc:
@@ -287,6 +301,26 @@ class CustomerStream(HomeleStream):
         The SDK writes a SCHEMA and a STATE for each child context.
         """
         return iter(())
+
+    def apply_catalog(self, catalog: Catalog) -> None:
+        """Take the selection from a catalog.
+
+        Args:
+            catalog: The file of --catalog, or Meltano's.
+
+        Raises:
+            FatalAPIError: If this stream is not in it.
+        """
+        if self.name not in catalog:
+            raise FatalAPIError(
+                f"The catalog has no stream {self.name}: make one with --discover."
+            )
+        super().apply_catalog(catalog)
+        for name, column in self.schema["properties"].items():
+            path = ("properties", name)
+            parts = [(*path, "properties", p) for p in column.get("properties", ())]
+            if parts and self.mask[path] and not any(map(self.mask.__getitem__, parts)):
+                self.logger.warning(_NO_PARTS, f"{self.name}.{name}.*")
 
     @functools.cached_property
     def _is_whole(self) -> bool:

@@ -1,5 +1,6 @@
 """The settings: their JSON schema, and the checks that a schema cannot make."""
 
+import contextlib
 import re
 import typing as t
 from collections.abc import Callable, Iterator
@@ -132,6 +133,24 @@ def setting_errors(config: t.Mapping[str, t.Any]) -> Iterator[str]:
         yield "emit_activate_version_messages: batches carry no version to activate."
 
 
+def environment_errors(
+    schema: dict[str, t.Any], environment: t.Mapping[str, str]
+) -> Iterator[str]:
+    """Find the environment variables that the SDK cannot read (``--config=ENV``).
+
+    Args:
+        schema: The JSON schema of the settings.
+        environment: The variables.
+    """
+    for name, setting in schema["properties"].items():
+        variable, value = f"TAP_HOMELE_{name.upper()}", None
+        for kind in _IN_JSON.keys() & setting.get("type", ()):
+            with contextlib.suppress(ValueError):
+                value = records.decode(environment.get(variable, "").encode())
+            if variable in environment and not isinstance(value, _IN_JSON[kind]):
+                yield f"{variable}: it must be {kind} in JSON, or left out."
+
+
 def to_date(value: str | None) -> date | None:
     """Read a day such as 2026-01-31; None if there is none."""
     return date.fromisoformat(value) if value else None
@@ -160,6 +179,9 @@ def base_url(api_url: str) -> str:
         return ""
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or API_PATH}"
 
+
+# The types of settings that stand as JSON in an environment variable.
+_IN_JSON = {"integer": int, "array": list, "object": dict}
 
 _DAY = "a date such as 2026-01-31"
 

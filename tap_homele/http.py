@@ -20,12 +20,13 @@ from singer_sdk.exceptions import RetriableAPIError
 from tap_homele.errors import PageError
 from tap_homele.records import decode, utc_now
 
-# How often a request is tried again that the API throttles.
-MAX_RATE_LIMIT_WAITS = 10
-# The longest that the API may ask for, in seconds.
-MAX_TOLD_WAIT = 15 * 60
+# How often in a row, and for how long in all, the tap waits as the API asks it to.
+MAX_TOLD_WAITS = 10
+MAX_TOLD_SECONDS = 15 * 60
 # The pauses, in seconds, after any other failure: about two minutes in all.
 FAILURE_WAITS = (1, 2, 4, 8, 16, 32, 60)
+# The same where the address may be wrong: about ten seconds.
+FIRST_WAITS = (1, 2, 3, 4)
 
 # An answer must be complete after so many seconds, and have no more bytes. A page has a
 # tenth of a megabyte.
@@ -62,32 +63,32 @@ def waits() -> Generator[float, RetriableAPIError, None]:
     Takes each failure of one request in turn and yields seconds. Ends when the request
     is not to be tried again.
 
-    - 429: one second more than the API says, because Laravel with Redis says 0 for
-      most of the last second of a window that it still blocks. If it says nothing,
-      exponential. Up to ten times in a row, and no longer than a quarter of an hour.
-    - 503 with Retry-After (Laravel's maintenance mode): what it says, up to a quarter
-      of an hour in all.
+    - 429, or 503 with Retry-After (Laravel's maintenance mode): one second more than
+      the API says, because Laravel with Redis says 0 for most of the last second of a
+      window that it still blocks. If a 429 says nothing, exponential. Up to ten times
+      in a row, and a quarter of an hour in all.
+    - Nobody at the address, before any answer: for about ten seconds in all.
     - Anything else: exponential, for about two minutes in all.
     """
-    rate_limit_waits, maintenance = 0, float(MAX_TOLD_WAIT)
-    pauses = iter(FAILURE_WAITS)
+    told_waits, told_seconds = 0, 0.0
+    pauses, first_pauses = iter(FAILURE_WAITS), iter(FIRST_WAITS)
     # python-backoff starts the generator with None, and then sends the failures.
     failure: RetriableAPIError = yield 0
     while True:
         told = retry_after(failure.response)
         status = failure.response.status_code if failure.response is not None else None
-        if status == HTTPStatus.TOO_MANY_REQUESTS:
-            wait = min(2**rate_limit_waits, FAILURE_WAITS[-1])
+        is_down = status == HTTPStatus.SERVICE_UNAVAILABLE and (told or 0) > 0
+        if is_down or status == HTTPStatus.TOO_MANY_REQUESTS:
+            wait = min(2**told_waits, FAILURE_WAITS[-1])
             wait = wait if told is None else max(1.0, told + 1)
-            rate_limit_waits += 1
-            if rate_limit_waits > MAX_RATE_LIMIT_WAITS or wait > MAX_TOLD_WAIT:
+            told_waits += 1
+            told_seconds += wait
+            if told_waits > MAX_TOLD_WAITS or told_seconds > MAX_TOLD_SECONDS:
                 return
-        elif status == HTTPStatus.SERVICE_UNAVAILABLE and told and told > 0:
-            wait = min(max(1.0, told), maintenance)
-            maintenance -= wait
         else:
-            rate_limit_waits = 0
-            wait = next(pauses, 0)
+            told_waits, told_seconds = 0, 0.0
+            is_first = isinstance(failure, UnreachableError)
+            wait = next(first_pauses if is_first else pauses, 0)
         if not wait:
             return
         failure = yield wait
@@ -110,6 +111,10 @@ def http_date(header: str | None) -> datetime | None:
         return moment.astimezone(timezone.utc)
     except (ValueError, OverflowError):
         return None
+
+
+class UnreachableError(RetriableAPIError):
+    """There is nobody at the address, and this run has had no answer yet."""
 
 
 class TooLongError(exceptions.RequestException):
@@ -165,7 +170,7 @@ class Session(requests.Session):
         try:
             response = answer.result(ANSWER_SECONDS)
         except (futures.TimeoutError, OSError) as error:
-            failure = unanswered(request, error)
+            failure = unanswered(request, error, self.answers)
         else:
             self.answers += 1
             left = response.headers.get("X-RateLimit-Remaining", "")
@@ -217,13 +222,27 @@ _FAILURES: dict[type[Exception], str] = {
 }
 
 
+# Why a connection failed.
+_REASONS = {
+    "resolve": ": there is no such host",
+    "refused": ": it was refused",
+    "connect timeout": ": nobody answers at {host}",
+}
+
+
 def endpoint_of(request: PreparedRequest) -> str:
     """Name what was asked, without the query, which may hold a person's name."""
     return f"{request.method} {urlsplit(request.url or '').path}"
 
 
-def unanswered(request: PreparedRequest, error: Exception) -> Exception:
-    """Make the error of a request that got no answer."""
+def unanswered(request: PreparedRequest, error: Exception, answers: int) -> Exception:
+    """Make the error of a request that got no answer.
+
+    Args:
+        request: The request.
+        error: What went wrong.
+        answers: How many answers this run has had.
+    """
     endpoint = endpoint_of(request)
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return PageError(
@@ -237,10 +256,12 @@ def unanswered(request: PreparedRequest, error: Exception) -> Exception:
         reason = type(error).__name__ if is_of_requests else error
         return PageError(
             f"{endpoint} could not be sent: {reason}. Check the environment variables "
-            "HTTPS_PROXY and REQUESTS_CA_BUNDLE."
+            "HTTPS_PROXY, ALL_PROXY (a SOCKS proxy needs the package PySocks) and "
+            "REQUESTS_CA_BUNDLE."
         )
     said = _FAILURES[exceptions.Timeout if "Read timed out" in str(error) else kind]
-    if "resolve" in str(error):
-        said += ": there is no such host"
-    host = urlsplit(request.url or "").hostname
-    return RetriableAPIError(f"{endpoint} failed: {said.format(host=host)}.")
+    reason = next((r for part, r in _REASONS.items() if part in str(error)), "")
+    host = urlsplit(request.url or "").netloc
+    sentence = f"{endpoint} failed: {(said + reason).format(host=host)}."
+    failure = UnreachableError if reason and not answers else RetriableAPIError
+    return failure(sentence)

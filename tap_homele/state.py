@@ -121,12 +121,8 @@ def resume(scan: Scan, checkpoints: t.Any) -> str:  # noqa: PLR0911
 
 
 def read_memory(state: State) -> Memory:
-    """Read what earlier runs have left; nothing, if it is unreadable.
-
-    Removes from the state what version 0.1.0 wrote, and reads that.
-    """
-    state.pop("missing", None)
-    known = {"fingerprint": state.pop("asked", None)} | state
+    """Read what earlier runs have left, version 0.1.0 too; nothing, if unreadable."""
+    known = {"fingerprint": state.get("asked")} | state
     try:
         return msgspec.convert(known, Memory)
     except msgspec.ValidationError:

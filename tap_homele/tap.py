@@ -1,12 +1,15 @@
 """The tap: its streams and its command line."""
 
+import contextlib
 import io
 import json
 import logging
+import os
 import signal
 import sys
 import threading
 import typing as t
+from pathlib import Path
 
 from singer_sdk import Tap
 from singer_sdk.contrib.msgspec import MsgSpecWriter
@@ -15,7 +18,12 @@ from singer_sdk.metrics import Metric, MetricExclusionFilter
 from singer_sdk.singerlib import Message, RecordMessage
 
 from tap_homele.client import HomeleStream
-from tap_homele.config import SCHEMA, setting_errors, without_value
+from tap_homele.config import (
+    SCHEMA,
+    environment_errors,
+    setting_errors,
+    without_value,
+)
 from tap_homele.http import Session
 from tap_homele.streams import CustomerDetailsStream, CustomersStream
 
@@ -26,6 +34,13 @@ _NOT_EACH_REQUEST = MetricExclusionFilter(
     metrics=[Metric.HTTP_REQUEST_DURATION.value, Metric.HTTP_REQUEST_COUNT.value],
     tags={"stream": CustomerDetailsStream.name},
 )
+
+
+_INVALID = "Config validation failed"
+
+_NOTHING = "No stream is selected, so nothing is read. Select customers.*, say."
+
+_NO_STATE = 'The state is ignored: it should be {"bookmarks": {"customers": {…}}}.'
 
 
 class Writer(MsgSpecWriter):
@@ -68,12 +83,17 @@ class TapHomele(Tap):
         except ConfigValidationError as error:
             error.errors = [without_value(sentence) for sentence in error.errors]
             raise
+        except ValueError:
+            # The SDK takes for granted that the environment can be read.
+            errors = list(environment_errors(self.config_jsonschema, os.environ))
+            raise ConfigValidationError(_INVALID, errors=errors) from None
         # Its messages hold the query of a request, and that may hold a person's name.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
-        if not self.metrics_logger.isEnabledFor(logging.DEBUG):
-            self.metrics_logger.addFilter(_NOT_EACH_REQUEST)
+        self.metrics_logger.addFilter(_NOT_EACH_REQUEST)
         if validate_config and (errors := list(setting_errors(self.config))):
-            raise ConfigValidationError("Config validation failed", errors=errors)
+            raise ConfigValidationError(_INVALID, errors=errors)
+        if validate_config and not any(s.selected for s in self.streams.values()):
+            self.logger.warning(_NOTHING)
         # The SDK's own handlers exit with 0.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -85,6 +105,20 @@ class TapHomele(Tap):
             signal.signal(other, signal.SIG_IGN)  # once is enough
         self.logger.warning("Stopped by %s.", signal.Signals(number).name)
         sys.exit(128 + number)
+
+    def load_state(self, state: dict[str, t.Any]) -> None:
+        """Take the state, or say that it is none.
+
+        Args:
+            state: Of an earlier run. If it is not spelled like one, it is left out.
+        """
+        bookmarks = state.get("bookmarks") if state else {}
+        if isinstance(bookmarks, dict) and all(
+            isinstance(bookmark, dict) for bookmark in bookmarks.values()
+        ):
+            super().load_state(state)
+        else:
+            self.logger.warning(_NO_STATE)
 
     def discover_streams(self) -> list[HomeleStream]:
         """Return the streams of the catalog.
@@ -108,22 +142,53 @@ class TapHomele(Tap):
         try:
             for option in ("state", "catalog"):
                 if file := kwargs[option]:
-                    kwargs[option] = _read_json(option, file)
+                    text = _check_json(option, file.name, file.read())
+                    kwargs[option] = io.StringIO(text)
             super().invoke(**kwargs)
         except FatalAPIError as error:
             debug = cls.logger.isEnabledFor(logging.DEBUG)
             cls.logger.error("%s", error, exc_info=debug)
             sys.exit(1)
+        except BrokenPipeError:
+            cls.logger.error(
+                "The target ended before the tap: see what it says above, and run both "
+                "again. Nothing is lost."
+            )
+            # Python would complain again when it flushes what is left.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+    @classmethod
+    def cb_config(cls, ctx: t.Any, param: t.Any, value: tuple[str, ...]) -> t.Any:
+        """Read the files of --config.
+
+        Args:
+            ctx: The command line's context, which ends if a file cannot be read.
+            param: The option.
+            value: The names of the files; ENV is none.
+        """
+        try:
+            for name in filter("ENV".__ne__, value):
+                _check_json("config", name, Path(name).read_text("utf-8-sig"))
+        except (FatalAPIError, OSError, ValueError) as error:
+            cls.logger.error("%s", error)
+            ctx.exit(1)
+        return super().cb_config(ctx, param, value)
 
 
-def _read_json(option: str, file: t.IO[str]) -> t.IO[str]:
-    """Read a file of the command line; the SDK takes for granted that it holds JSON."""
-    text = file.read()
-    try:
-        json.loads(text)
-    except ValueError:
-        raise FatalAPIError(
-            f"The file of --{option}, {file.name}, is not JSON. It should hold one "
-            "JSON object."
-        ) from None
-    return io.StringIO(text)
+def _check_json(option: str, name: str, text: str) -> str:
+    """Check a file of the command line, which the SDK takes for a JSON object.
+
+    Returns:
+        Its text, without the byte order mark that Windows likes to write.
+
+    Raises:
+        FatalAPIError: If it is anything else.
+    """
+    text = text.removeprefix("\ufeff")
+    with contextlib.suppress(ValueError):
+        if isinstance(json.loads(text), dict):
+            return text
+    raise FatalAPIError(
+        f"The file of --{option}, {name}, is not JSON. It should hold one JSON object."
+    )

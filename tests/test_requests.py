@@ -222,10 +222,10 @@ def test_the_last_line_says_what_the_run_did(
 
     sync(sandbox)
 
-    assert waited == [7]
+    assert waited == [8]
     (said,) = [line for line in caplog.messages if line.startswith("customers: ")]
     assert re.fullmatch(
-        r"customers: 350 changed of 350 read, in 6 requests and \d s, 7 s of them "
+        r"customers: 350 changed of 350 read, in 6 requests and \d s, 8 s of them "
         r"waiting\. The next run starts from 2026-02-20T18:00:00Z\.",
         said,
     )
@@ -237,28 +237,33 @@ def test_a_refused_connection_is_tried_again_and_then_an_error(
     with Sandbox() as sandbox:
         pass
 
-    with pytest.raises(FatalAPIError, match="GET /api/v2/crm/customers failed"):
+    sentence = (
+        f"GET /api/v2/crm/customers failed: the connection to 127.0.0.1:{sandbox.port} "
+        "failed: it was refused."
+    )
+    with pytest.raises(FatalAPIError, match=sentence):
         sync(sandbox)
 
-    assert waited == [*FAILURE_WAITS]
+    # It may be a wrong address: the run has had no answer yet.
+    assert sum(waited) == 10
 
 
 def test_maintenance_is_waited_out_as_told(
     sandbox: Sandbox, waited: list[float]
 ) -> None:
     sandbox.fail(
-        faults.refused(503, "Service Unavailable", Retry_After="300"), at=2, times=3
+        faults.refused(503, "Service Unavailable", Retry_After="300"), at=2, times=2
     )
 
     output = sync(sandbox)
 
     assert is_complete(output, sandbox)
-    assert waited == [300] * 3
+    assert waited == [301, 301]
 
 
 @pytest.mark.parametrize(
     ("told", "expected"),
-    [("300", [300] * 3), ("500", [500, 400]), ("3600", [900])],
+    [("60", [61] * 10), ("300", [301] * 2), ("500", [501]), ("3600", [])],
 )
 def test_maintenance_is_waited_for_a_quarter_of_an_hour_at_most(
     sandbox: Sandbox, waited: list[float], told: str, expected: list[float]
@@ -305,8 +310,8 @@ def test_maintenance_that_is_over_at_once_is_not_asked_for_ever(
         (429, {"Date": f"1 Mar {'9' * 30} 9:9:9"}, b'{"retry_after": 7}', 8),
         (429, {}, b"\xff", 1),
         (429, {}, b'"\xff"', 1),
-        (503, {"Retry-After": "7"}, b"", 7),
-        (503, {}, b'{"retry_after": 0.5}', 1),
+        (503, {"Retry-After": "7"}, b"", 8),
+        (503, {}, b'{"retry_after": 0.5}', 1.5),
         (503, {}, b"", 1),
         (599, {"Retry-After": "7"}, b"", 1),
         (408, {}, b"", 1),

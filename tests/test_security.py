@@ -157,7 +157,8 @@ def test_a_ca_bundle_that_does_not_exist_is_named(
     assert str(error.value) == (
         f"{LIST} could not be sent: Could not find a suitable TLS CA certificate "
         "bundle, invalid path: /no/such.pem. Check the environment variables "
-        "HTTPS_PROXY and REQUESTS_CA_BUNDLE."
+        "HTTPS_PROXY, ALL_PROXY (a SOCKS proxy needs the package PySocks) and "
+        "REQUESTS_CA_BUNDLE."
     )
     assert waited == []
 
