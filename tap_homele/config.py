@@ -148,7 +148,7 @@ def environment_errors(
             with contextlib.suppress(ValueError):
                 value = records.decode(environment.get(variable, "").encode())
             if variable in environment and not isinstance(value, _IN_JSON[kind]):
-                yield f"{variable}: it must be {kind} in JSON, or left out."
+                yield f"{variable}: it must be JSON, of type {kind}, or left out."
 
 
 def to_date(value: str | None) -> date | None:

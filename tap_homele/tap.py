@@ -171,7 +171,7 @@ class TapHomele(Tap):
             for name in filter("ENV".__ne__, value):
                 _check_json("config", name, Path(name).read_text("utf-8-sig"))
         except (FatalAPIError, OSError, ValueError) as error:
-            cls.logger.error("%s", error)
+            cls.logger.error("The settings cannot be read: %s", error)
             ctx.exit(1)
         return super().cb_config(ctx, param, value)
 

@@ -369,6 +369,10 @@ def test_a_404_of_stock_laravel_is_a_deleted_customer(
         (faults.html(404), "There is no Homele API at this address (404, GET"),
         (faults.refused(401, "Unauthenticated."), "Homele does not know the token"),
         (
+            faults.html(403),
+            "GET /api/v2/crm/customers/{} was answered with 403 by something in",
+        ),
+        (
             faults.body('{"success": true, "data": []}'),
             "Homele was asked for customer {}, and answered with one that is not an",
         ),

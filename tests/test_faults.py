@@ -262,6 +262,14 @@ FAULTS = {
         f"The token is not allowed to do this (403, 'Insufficient permissions.', "
         f"{LIST}). Give it the permission customer:read",
     ),
+    **{
+        f"{status} of a firewall": Fault(
+            lambda _, status=status: faults.html(status, PERSON),
+            f"{LIST} was answered with {status} by something in between, such as a "
+            "firewall or a proxy: Homele answers in JSON.",
+        )
+        for status in (401, 403)
+    },
     "404": Fault(
         lambda _: faults.html(404, PERSON),
         f"There is no Homele API at this address (404, {LIST}). Check the setting "

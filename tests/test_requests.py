@@ -19,7 +19,7 @@ import requests
 from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 
 from tap_homele import http
-from tap_homele.http import FAILURE_WAITS, retry_after, waits
+from tap_homele.http import FAILURE_WAITS, FIRST_WAITS, retry_after, waits
 from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox, faults
 from tests.sandbox.server import Token
@@ -248,6 +248,48 @@ def test_a_refused_connection_is_tried_again_and_then_an_error(
     assert sum(waited) == 10
 
 
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        (
+            "https://no-such-host.invalid:8443",
+            "the connection to no-such-host.invalid:8443 failed: there is no such host",
+        ),
+        (
+            "http://127.0.0.1:9",
+            "the connection to 127.0.0.1:9 failed: it was refused",
+        ),
+        (
+            "https://10.255.255.1",
+            "there was no whole answer in time: nobody answers at 10.255.255.1",
+        ),
+    ],
+)
+def test_an_address_where_nobody_is(
+    waited: list[float],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    reason: str,
+) -> None:
+    if "10.255" in address:
+
+        def connect(*_: object, **__: object) -> None:
+            raise TimeoutError("timed out")
+
+        monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
+
+    with pytest.raises(FatalAPIError) as error:
+        TapHomele(config={"auth_token": "x", "api_url": address}).sync_all()
+
+    said = f"GET /api/v2/crm/customers failed: {reason}."
+    assert waited == [*FIRST_WAITS]
+    (first, *_) = [m for m in caplog.messages if "Trying again" in m]
+    assert first == f"{said} Trying again in 1 s."
+    assert str(error.value).startswith(said)
+    assert "If it has never worked, check the setting api_url" in str(error.value)
+
+
 def test_maintenance_is_waited_out_as_told(
     sandbox: Sandbox, waited: list[float]
 ) -> None:
@@ -391,7 +433,7 @@ def test_a_run_that_waits_for_an_answer_can_be_stopped(
 def test_there_is_a_time_out() -> None:
     tap = TapHomele(config={"auth_token": "1|abc"})
 
-    assert tap.streams["customers"].timeout == 60
+    assert tap.streams["customers"].timeout == (10, 60)
 
 
 def test_a_body_is_parsed_once(

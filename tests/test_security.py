@@ -163,6 +163,22 @@ def test_a_ca_bundle_that_does_not_exist_is_named(
     assert waited == []
 
 
+def test_a_socks_proxy_needs_a_package(
+    secure: Sandbox, waited: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5h://me:hush@127.0.0.1:9")
+
+    with pytest.raises(FatalAPIError) as error:
+        sync(secure, api_url=f"https://127.0.0.1:{secure.port}")
+
+    assert str(error.value) == (
+        f"{LIST} could not be sent: InvalidSchema. Check the environment variables "
+        "HTTPS_PROXY, ALL_PROXY (a SOCKS proxy needs the package PySocks) and "
+        "REQUESTS_CA_BUNDLE."
+    )
+    assert waited == []
+
+
 @pytest.mark.parametrize(
     "setting", ["verify", "verify_ssl", "ssl_verify", "insecure", "disable_ssl"]
 )

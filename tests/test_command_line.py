@@ -1,0 +1,333 @@
+"""The command line: what a user can get wrong is said in one sentence."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from tap_homele.tap import TapHomele
+from tests.sandbox.customers import make_customers
+from tests.singer import catalog_of, clean_environment, config_for, parse
+from tests.test_created import warnings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.conftest import Serve
+    from tests.sandbox import Sandbox
+
+NO_STATE = 'The state is ignored: it should be {"bookmarks": {"customers": {…}}}.'
+MARK = "\ufeff"  # what Windows writes before a text
+
+
+@pytest.fixture
+def sandbox(serve: Serve, caplog: pytest.LogCaptureFixture) -> Sandbox:
+    caplog.set_level(logging.INFO)
+    return serve(30)
+
+
+class Command:
+    """The tap on the command line, in this process."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+        self.folder = folder
+        self.sandbox = sandbox
+
+    def file(self, name: str, text: Any) -> str:
+        path = self.folder / name
+        path.write_text(text if isinstance(text, str) else json.dumps(text), "utf-8")
+        return str(path)
+
+    def settings(self, **settings: Any) -> str:
+        return self.file("config.json", config_for(self.sandbox, **settings))
+
+    def run(self, *arguments: str, **environment: str) -> tuple[int, str]:
+        """Give the exit code and the standard output."""
+        runner = CliRunner(env=environment)
+        ended = runner.invoke(TapHomele.get_singer_command(), arguments)
+        # An exception that nothing has caught would be a traceback.
+        assert ended.exception is None or isinstance(ended.exception, SystemExit)
+        return ended.exit_code, ended.stdout
+
+
+@pytest.fixture
+def command(tmp_path: Path, sandbox: Sandbox) -> Command:
+    return Command(tmp_path, sandbox)
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+
+
+# Files.
+
+
+@pytest.mark.parametrize("text", ['{"auth_token": "x",}', "", "auth_token: x", "[]"])
+@pytest.mark.parametrize(
+    ("option", "more"),
+    [
+        *(("config", []), ("config", ["--discover"]), ("config", ["--test"])),
+        *(("state", []), ("catalog", [])),
+    ],
+)
+def test_a_file_that_is_no_json_object(
+    command: Command,
+    caplog: pytest.LogCaptureFixture,
+    text: str,
+    option: str,
+    more: list[str],
+) -> None:
+    file = command.file("broken", text)
+    settings = [] if option == "config" else ["--config", command.settings()]
+
+    code, _ = command.run(*settings, f"--{option}", file, *more)
+
+    said = (
+        f"The file of --{option}, {file}, is not JSON. It should hold one JSON object."
+    )
+    prefix = "The settings cannot be read: " if option == "config" else ""
+    assert (code, errors(caplog)) == (1, [f"{prefix}{said}"])
+
+
+@pytest.mark.parametrize("what", ["nothing", "a folder", "another encoding"])
+def test_a_config_that_cannot_be_read(
+    command: Command, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    path = command.folder / "config.json"
+    if what == "a folder":
+        path.mkdir()
+    elif what == "another encoding":
+        path.write_bytes(json.dumps({"auth_token": "x"}).encode("utf-16"))
+
+    code, _ = command.run("--config", str(path))
+
+    (said,) = errors(caplog)
+    assert code == 1
+    assert said.startswith("The settings cannot be read: ")
+    assert str(path) in said or what == "another encoding"
+
+
+def test_a_byte_order_mark_is_read_over(command: Command) -> None:
+    bookmark = {"replication_key_value": "2026-02-20T18:00:00+00:00"}
+    state = {"bookmarks": {"customers": bookmark}}
+    catalog = catalog_of().to_dict()
+    files = {
+        "--config": json.dumps(config_for(command.sandbox)),
+        "--state": json.dumps(state),
+        "--catalog": json.dumps(catalog),
+    }
+
+    code, stdout = command.run(
+        *(
+            argument
+            for option, text in files.items()
+            for argument in (option, command.file(option[2:], MARK + text))
+        )
+    )
+
+    assert code == 0
+    assert len(parse(stdout).records) < 5  # the state was read
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("FILTER_OWNER_IDS", "1,2", "array"),
+        ("FILTER_OWNER_IDS", "", "array"),
+        ("PAGE_SIZE", "many", "integer"),
+        ("PAGE_SIZE", "", "integer"),
+        ("PAGE_SIZE", "1.5", "integer"),
+        ("STREAM_MAPS", "x", "object"),
+    ],
+)
+def test_a_variable_that_the_sdk_cannot_read(
+    command: Command,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    value: str,
+    kind: str,
+) -> None:
+    needed = {"TAP_HOMELE_AUTH_TOKEN": "x"}
+
+    code, _ = command.run("--config=ENV", **needed, **{f"TAP_HOMELE_{name}": value})
+
+    assert code == 1
+    assert errors(caplog) == [
+        f"TAP_HOMELE_{name}: it must be JSON, of type {kind}, or left out.",
+        "Config validation failed",
+    ]
+
+
+# The state.
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"type": "STATE", "value": {"bookmarks": {"customers": {}}}},
+        {"singer_state": {"bookmarks": {}}},
+        {"bookmarks": {"customers": None}},
+        {"bookmarks": None},
+        {"bookmarks": []},
+    ],
+)
+def test_a_state_that_is_none(
+    command: Command, caplog: pytest.LogCaptureFixture, state: dict[str, Any]
+) -> None:
+    file = command.file("state.json", state)
+
+    code, stdout = command.run("--config", command.settings(), "--state", file)
+
+    assert code == 0
+    assert len(parse(stdout).records) == 30
+    assert warnings(caplog) == [NO_STATE]
+
+
+@pytest.mark.parametrize("state", [{}, {"bookmarks": {}}])
+def test_an_empty_state(
+    command: Command, caplog: pytest.LogCaptureFixture, state: dict[str, Any]
+) -> None:
+    file = command.file("state.json", state)
+
+    code, stdout = command.run("--config", command.settings(), "--state", file)
+
+    assert (code, len(parse(stdout).records)) == (0, 30)
+    assert warnings(caplog) == []
+
+
+# The catalog.
+
+
+def selection(is_selected: Callable[[list[str]], bool]) -> dict[str, Any]:
+    catalog: dict[str, Any] = catalog_of().to_dict()
+    for entry in catalog["streams"][0]["metadata"]:
+        entry["metadata"]["selected"] = is_selected(entry["breadcrumb"])
+    return catalog
+
+
+@pytest.mark.parametrize("details", [False, True])
+def test_a_catalog_that_lacks_a_stream(
+    command: Command,
+    caplog: pytest.LogCaptureFixture,
+    details: bool,  # noqa: FBT001
+) -> None:
+    catalog = catalog_of().to_dict()
+    if not details:
+        catalog["streams"][0]["tap_stream_id"] = "leads"
+    settings = command.settings(customer_details=details)
+
+    code, _ = command.run(
+        "--config", settings, "--catalog", command.file("catalog.json", catalog)
+    )
+
+    lacks = "customer_details" if details else "customers"
+    said = f"The catalog has no stream {lacks}: make one with --discover."
+    assert (code, errors(caplog)) == (1, [said])
+
+
+def test_nothing_is_selected(
+    command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalog = command.file("catalog.json", selection(lambda _: False))
+
+    code, stdout = command.run("--config", command.settings(), "--catalog", catalog)
+
+    assert (code, stdout) == (0, "")
+    assert warnings(caplog) == [
+        "No stream is selected, so nothing is read. Select customers.*, say."
+    ]
+
+
+@pytest.mark.parametrize("flattened", [False, True])
+@pytest.mark.parametrize(
+    ("parts", "warned"),
+    [(set(), ["customers.owner.*"]), ({"name"}, []), ({"id", "name"}, [])],
+)
+def test_an_object_is_selected_and_its_parts_are_not(
+    command: Command,
+    caplog: pytest.LogCaptureFixture,
+    parts: set[str],
+    warned: list[str],
+    flattened: bool,  # noqa: FBT001
+) -> None:
+    def is_selected(path: list[str]) -> bool:
+        return path[1::2] in ([], ["id"], ["owner"], *(["owner", p] for p in parts))
+
+    catalog = command.file("catalog.json", selection(is_selected))
+    flat = {"flattening_enabled": True, "flattening_max_depth": 1} if flattened else {}
+    settings = command.settings(**flat)
+
+    code, stdout = command.run("--config", settings, "--catalog", catalog)
+
+    assert code == 0
+    assert warnings(caplog) == [
+        f"Nothing of {name} is selected, so this column stays empty. Select it, too."
+        for name in warned
+    ]
+    records = parse(stdout).records
+    record = next(r for r in records if flattened or r["owner"] is not None)
+    came = (
+        {key.removeprefix("owner__") for key in record if key.startswith("owner__")}
+        if flattened
+        else {*record["owner"]}
+    )
+    assert came == parts
+
+
+# What stands above an error, and what follows it.
+
+
+def test_a_connection_test_succeeds_without_an_error(
+    command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    code, _ = command.run("--config", command.settings(), "--test")
+
+    assert (code, errors(caplog)) == (0, [])
+
+
+def test_the_line_of_the_sdk_above_an_error_is_for_debugging(
+    command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    code, _ = command.run("--config", command.settings(auth_token="wrong"))  # noqa: S106
+
+    (said,) = errors(caplog)
+    assert code == 1
+    assert said.startswith("Homele does not know the token")
+    line = "An unhandled error occurred while syncing 'customers'"
+    assert [r.levelname for r in caplog.records if r.getMessage() == line] == ["DEBUG"]
+
+
+def test_the_target_ends_first(command: Command) -> None:
+    for row in make_customers(3000, seed=3):
+        command.sandbox.add(row)
+    tap = [sys.executable, "-m", "tap_homele", "--config", command.settings()]
+    target = [sys.executable, "-c", "import sys; sys.stdin.readline(); sys.exit(3)"]
+    with subprocess.Popen(
+        tap,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+    ) as running:
+        subprocess.run(target, stdin=running.stdout, check=False)
+        assert running.stdout
+        running.stdout.close()
+        assert running.stderr
+        log = running.stderr.read()
+
+    assert running.returncode == 1
+    (error,) = [line for line in log.splitlines() if " INFO " not in line]
+    assert "ERROR" in error
+    assert error.endswith(
+        "The target ended before the tap: see what it says above, and run both again. "
+        "Nothing is lost."
+    )
