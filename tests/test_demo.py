@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+import psycopg
 import pytest
 
 from tests.singer import clean_environment
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
-MODULE = [sys.executable, "-m", "tests.sandbox"]
+SANDBOX = [sys.executable, str(ROOT / "tests" / "sandbox")]
 
 
 @pytest.fixture
@@ -41,15 +42,18 @@ def port() -> int:
         return number
 
 
-def environment(port: int) -> dict[str, str]:
-    return clean_environment() | {"SANDBOX_PORT": str(port), "PYTHONPATH": str(ROOT)}
+def environment(folder: Path, port: int) -> dict[str, str]:
+    return clean_environment() | {
+        "SANDBOX_URL": f"http://127.0.0.1:{port}",
+        "SANDBOX_FOLDER": str(folder / ".sandbox"),
+    }
 
 
-def step(folder: Path, port: int, name: str) -> subprocess.CompletedProcess[str]:
+def step(folder: Path, port: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*MODULE, name],
+        [*SANDBOX, *arguments],
         cwd=folder,
-        env=environment(port),
+        env=environment(folder, port),
         capture_output=True,
         text=True,
         check=False,
@@ -85,7 +89,7 @@ def test_start_and_stop(folder: Path, port: int) -> None:
 
     again = step(folder, port, "start")
     assert again.returncode == 1
-    assert again.stderr.startswith("A demo is running in this folder already (process ")
+    assert again.stderr.startswith("A demo or playground is running here already (pro")
 
     stopped = step(folder, port, "stop")
     assert stopped.returncode == 0, stopped.stderr
@@ -96,12 +100,12 @@ def test_start_and_stop(folder: Path, port: int) -> None:
 def test_it_ends_with_the_process_that_started_it(folder: Path, port: int) -> None:
     """As Meltano that is interrupted, or fails in the middle."""
     code = (
-        f"import subprocess, time; subprocess.run({[*MODULE, 'start']!r}, check=True)"
+        f"import subprocess, time; subprocess.run({[*SANDBOX, 'start']!r}, check=True)"
     )
     owner = subprocess.Popen(
         [sys.executable, "-c", f"{code}; print('started', flush=True); time.sleep(99)"],
         cwd=folder,
-        env=environment(port),
+        env=environment(folder, port),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -114,6 +118,43 @@ def test_it_ends_with_the_process_that_started_it(folder: Path, port: int) -> No
     owner.stdout.close()
 
     wait_until_gone(folder)
+
+
+def test_a_playground_stays_until_it_is_stopped(folder: Path, port: int) -> None:
+    started = step(folder, port, "start", "--stay")
+    assert started.returncode == 0, started.stderr
+
+    shown = step(folder, port, "sql", 'select 1 as one, null, \'{"a": "ä"}\'::jsonb')
+    assert shown.stdout == 'one  ?column?  jsonb\n1              {"a": "ä"}\n'
+    wrong = step(folder, port, "sql", "select * from nobody")
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith('relation "nobody" does not exist')
+
+    guided = step(folder, port, "guide").stdout
+    assert f"http://127.0.0.1:{port}, with the token 1|sandbox" in guided
+    (psql,) = [line for line in guided.splitlines() if "psql" in line]
+    with psycopg.connect(psql.split('"')[1]) as connection:
+        assert connection.execute("select 1").fetchone() == (1,)
+
+    assert step(folder, port, "stop").returncode == 0
+    assert alive(folder) == []
+    nothing = step(folder, port, "sql", "select 1")
+    assert nothing.returncode == 1
+    assert "uvx meltano run playground" in nothing.stderr
+
+
+def test_the_lock_is_where_no_other_user_comes(folder: Path, port: int) -> None:
+    """Where each user could write, the lock of the first keeps out the second."""
+    command = [*SANDBOX, "start", "--stay"]
+    code = f"import os, subprocess; os.umask(0o022); subprocess.run({command!r})"
+    subprocess.run(
+        [sys.executable, "-c", code], env=environment(folder, port), check=True
+    )
+
+    lock = folder / ".sandbox" / "runtime" / "python_PostgresServer" / ".lockfile"
+    assert lock.exists()
+    assert lock.parent.parent.stat().st_mode & 0o077 == 0
+    assert step(folder, port, "stop").returncode == 0
 
 
 @pytest.mark.slow
@@ -141,7 +182,8 @@ def test_a_taken_port_is_named(folder: Path, port: int) -> None:
 
     assert started.returncode == 1
     assert started.stderr == (
-        f"Port {port} is taken. Set SANDBOX_PORT in meltano.yml to another.\n"
+        f"Port {port} is taken. Put another one into .env, such as "
+        f"SANDBOX_URL=http://127.0.0.1:{port + 1}\n"
     )
     assert alive(folder) == []
 

