@@ -3,6 +3,7 @@
 import functools
 import logging
 import re
+import time
 import typing as t
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -23,7 +24,28 @@ from tap_homele.config import base_url
 from tap_homele.errors import CursorError, PageError, TokenError
 from tap_homele.http import Session, body_of, endpoint_of, retry_after, waits
 
+# How often the log says how far a run is, in seconds.
+REPORT_EVERY = 60
+
 _NO_PARTS = "Nothing of %s is selected, so this column stays empty. Select it, too."
+
+
+# What to do about an answer that will not change, by its status. 302 is a redirect,
+# 0 a 401 or 403 that is not in JSON.
+REFUSALS: t.Final[dict[int, str]] = {
+    0: "{endpoint} was answered with {said} by something in between, such as a "
+    "firewall or a proxy: Homele answers in JSON. Ask who runs it to let this "
+    "machine through, and check the setting api_url.",
+    302: "{endpoint} was answered with a redirect ({said}), which is not followed, "
+    "since the token is for this address only. Check the setting api_url.",
+    401: "Homele does not know the token ({said}, {endpoint}): it is wrong, "
+    "expired or revoked. Make a new one in Homele under Settings > API "
+    "Integration and set it as auth_token.",
+    403: "The token is not allowed to do this ({said}, {endpoint}). Give it the "
+    "permission customer:read in Homele under Settings > API Integration.",
+    404: "There is no Homele API at this address ({said}, {endpoint}). Check the "
+    "setting api_url; if it has worked before, run the tap again later.",
+}
 
 
 class HomeleStream(RESTStream[str | None]):
@@ -36,22 +58,7 @@ class HomeleStream(RESTStream[str | None]):
     # Seconds to wait for a connection, and for each part of an answer.
     timeout: t.Any = (10, 60)
 
-    # What to do about an answer that will not change, by its status. 302 is a redirect,
-    # 0 a 401 or 403 that is not in JSON.
-    refusals: t.ClassVar[dict[int, str]] = {
-        0: "{endpoint} was answered with {said} by something in between, such as a "
-        "firewall or a proxy: Homele answers in JSON. Ask who runs it to let this "
-        "machine through, and check the setting api_url.",
-        302: "{endpoint} was answered with a redirect ({said}), which is not followed, "
-        "since the token is for this address only. Check the setting api_url.",
-        401: "Homele does not know the token ({said}, {endpoint}): it is wrong, "
-        "expired or revoked. Make a new one in Homele under Settings > API "
-        "Integration and set it as auth_token.",
-        403: "The token is not allowed to do this ({said}, {endpoint}). Give it the "
-        "permission customer:read in Homele under Settings > API Integration.",
-        404: "There is no Homele API at this address ({said}, {endpoint}). Check the "
-        "setting api_url; if it has worked before, run the tap again later.",
-    }
+    refusals = REFUSALS
 
     def __init__(self, tap: t.Any) -> None:
         """Make a stream that uses the session of the tap."""
@@ -104,6 +111,7 @@ class HomeleStream(RESTStream[str | None]):
         status = response.status_code
         if status == HTTPStatus.OK:
             self.read_answer(response)
+            self.report()
             return
         endpoint, said = endpoint_of(response.request), quoted_message(response)
         if status in {408, 429} or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -135,6 +143,20 @@ class HomeleStream(RESTStream[str | None]):
             logger=None,
         )(func)
 
+    def progress(self) -> str:
+        """Say how far this stream is."""
+        return ""
+
+    def report(self, more: str = "") -> None:
+        """Log how far the run is, each minute, or now with more to be said."""
+        session = self.session
+        if more or time.monotonic() - session.reported > REPORT_EVERY:
+            session.reported = time.monotonic()
+            said = (
+                f"{self.name}: {self.progress()}, {session.requests:,} requests{more}."
+            )
+            self.logger.info(said)
+
     def backoff_handler(self, details: t.Any) -> None:
         """Log that the tap waits before it tries a request again.
 
@@ -142,10 +164,9 @@ class HomeleStream(RESTStream[str | None]):
             details: From python-backoff: the failure, and the seconds to wait.
         """
         failure, seconds = details["exception"], details["wait"]
-        self.session.seconds_waited += seconds
         status = getattr(failure.response, "status_code", None)
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            self.logger.info("The rate limit is reached: waiting %.0f s.", seconds)
+            self.report(f"; waiting {seconds:.0f} s for the rate limit")
         else:
             self.logger.warning("%s Trying again in %.0f s.", failure, seconds)
 
@@ -255,27 +276,25 @@ class CustomerStream(HomeleStream):
     # Records fit the schema already: there is nothing left for the SDK to conform.
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
 
-    # Whether the vendor says that there are fields whose names are not known.
-    has_unknown_fields = False
-
     # The version that ACTIVATE_VERSION will name; None: it is not wanted.
     version: int | None = None
 
     @functools.cached_property
     def fitter(self) -> records.Fitter:
-        """Makes records of rows, and logs each field that does not fit once."""
-
-        def notice(field: str, customer_id: int) -> None:
-            has_column = field.partition(".")[0] in self.schema["properties"]
-            is_expected = self.has_unknown_fields and not has_column
-            log = self.logger.info if is_expected else self.logger.warning
-            what = "does not fit a column" if has_column else "has no column of its own"
-            said = f"'{printable(field)}' {what}, first in customer {customer_id}"
-            log("%s: it is kept in %s.", said, records.ADDITIONAL)
-
+        """Makes records of rows."""
         flattening = self.config.get("flattening_enabled")
         flattened = bool(flattening and self.config.get("flattening_max_depth"))
-        return records.Fitter(self.schema, notice, flattened=flattened)
+        return records.Fitter(self.schema, flattened=flattened)
+
+    def log_fields(self) -> None:
+        """Log which fields did not fit their column, and which have none."""
+        for is_new, fields in self.fitter.misfits.items():
+            firsts = [f"{printable(n)} (customer {i}, say)" for n, i in fields.items()]
+            log = self.logger.info if is_new else self.logger.warning
+            what = "What has no column" if is_new else "What does not fit its column"
+            if firsts:
+                named, to = ", ".join(firsts), records.ADDITIONAL
+                log("%s: %s is kept in %s: %s.", self.name, what, to, named)
 
     @property
     def is_incremental(self) -> bool:

@@ -217,6 +217,4 @@ def without_value(sentence: str) -> str:
     kinds = ", ".join(kind for kind in schema["type"] if kind != "null")
     if "enum" in schema:
         kinds = f"one of {', '.join(filter(None, schema['enum']))}"
-    elif "maximum" in schema:
-        kinds += f" from {schema['minimum']} to {schema['maximum']}"
     return f"{found[1]}: {subject} must be {kinds}. {setting['description']}"

@@ -6,6 +6,7 @@ Nothing here knows the endpoints of Homele.
 import email.utils
 import functools
 import threading
+import time
 import typing as t
 from collections.abc import Callable, Generator, Iterator
 from concurrent import futures
@@ -129,7 +130,7 @@ class Session(requests.Session):
         answers: How many were answered.
         requests_left: How many more the API takes in this minute; None where it does
             not say.
-        seconds_waited: How long the tap waited before it tried again.
+        reported: When the log last said how far the run is, by the monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -137,7 +138,7 @@ class Session(requests.Session):
         super().__init__()
         self.requests = self.answers = 0
         self.requests_left: int | None = None
-        self.seconds_waited = 0.0
+        self.reported = time.monotonic()
         # Proxies and CA bundles of the environment. requests reads them only for a
         # request that it prepares itself, and the SDK prepares it.
         self.environment: t.Any = None

@@ -18,11 +18,6 @@ import msgspec
 
 Record = dict[str, t.Any]
 
-_encoder = msgspec.json.Encoder(decimal_format="number")
-
-# A value that is nested more deeply than this is kept as its JSON text.
-DEEPEST = 100
-
 # JSON numbers have no bounds, and databases do: what is beyond 10^1000, or is written
 # with more characters than these, becomes text.
 MAX_EXPONENT = 1000
@@ -31,8 +26,7 @@ MAX_LENGTH = 10_000
 # The longest integer that Python reads, in digits.
 MAX_DIGITS = 4300
 
-# Is called with the name of a field and the id of a row.
-Notice = Callable[[str, int], None]
+_Misfit: t.TypeAlias = tuple[str, t.Any, bool]
 
 # Makes a value that is not null fit a column; None, if it does not.
 Fit = Callable[[t.Any], t.Any]
@@ -45,9 +39,6 @@ BIGINT = 2**63
 
 # JSON can spell out what UTF-8 (half a pair) or PostgreSQL (NUL) cannot hold.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-
-# What a time has of digits that neither Python nor PostgreSQL keeps.
-_BEYOND_MICROSECONDS = re.compile(r"[.,]\d{6}(\d+)", re.ASCII)
 
 _DECIMAL = r"\A-?[0-9]+(\.[0-9]+)?\Z"
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,18}", re.ASCII)
@@ -144,15 +135,18 @@ def storable(value: t.Any) -> t.Any:
 
 
 class Fitter:
-    """Makes records of rows, for one stream and one run."""
+    """Makes records of rows, for one stream and one run.
 
-    def __init__(self, schema: Record, notice: Notice, *, flattened: bool) -> None:
+    Attributes:
+        misfits: The fields that have no column (True), and those that did not fit
+            theirs (False), each with the id of the first customer that has it.
+    """
+
+    def __init__(self, schema: Record, *, flattened: bool) -> None:
         """Take the columns.
 
         Args:
             schema: The JSON schema of the stream.
-            notice: Is told once of each field that does not fit, with the id of the
-                first row.
             flattened: Whether the SDK will make a column of each part of an object.
         """
         columns = {n: c for n, c in schema["properties"].items() if n != ADDITIONAL}
@@ -161,8 +155,7 @@ class Fitter:
         self._flattened = flattened
         self._usual = _struct(columns, schema["required"])
         self._times = [n for n, c in columns.items() if c.get("format") == "date-time"]
-        self._notice = notice
-        self._noticed: set[str] = set()
+        self.misfits: dict[bool, dict[str, t.Any]] = {False: {}, True: {}}
 
     def fit(self, row: t.Any) -> Record:
         """Make a record of a row.
@@ -203,7 +196,7 @@ class Fitter:
             # Quicker than to parse it: is it spelled as ``utc`` would?
             if value and (value[10] != "T" or value[19:] != "+00:00"):
                 record[name] = utc(value)
-                if record[name] is None or _loses_digits(value):
+                if record[name] is None:
                     return None
         return record
 
@@ -212,45 +205,32 @@ class Fitter:
             raise MisfitError("is not an object")
         record = self._empty.copy()
         extra: Record = {}
-        for name, value in _place(row, self._columns, record):
-            extra[_free(name, extra)] = _shallow(value)
+        for name, value, is_new in _place(row, self._columns, record):
+            extra[_free(name, extra)] = value
+            self.misfits[is_new].setdefault(name, row.get("id"))
         if record["id"] is None:
             raise MisfitError("has no integer 'id'")
         record[ADDITIONAL] = extra or None
-        for name in extra.keys() - self._noticed:
-            self._noticed.add(name)
-            self._notice(name, record["id"])
         return record
 
 
-def _place(row: Record, columns: Record, record: Record) -> Iterator[tuple[str, t.Any]]:
+def _place(row: Record, columns: Record, record: Record) -> Iterator[_Misfit]:
     """Put what fits its column into a record.
 
     Yields:
-        What does not fit, or has no column, with its name.
+        What does not fit, or has no column: its name, its value, whether it is new.
     """
     for name, value in row.items():
         column = columns.get(name)
         if isinstance(column, dict) and isinstance(value, dict):
             record[name] = dict.fromkeys(column)
-            for part, item in _place(value, column, record[name]):
-                yield f"{name}.{part}", item
+            for part, item, is_new in _place(value, column, record[name]):
+                yield f"{name}.{part}", item, is_new
         elif column is None or value is not None:
             if callable(column):
                 record[name] = column(value)
-            if record.get(name) is None or (column is utc and _loses_digits(value)):
-                yield name, value
-
-
-def _shallow(value: t.Any) -> t.Any:
-    """Return a value that the SDK can write: it recurses, a level at a time."""
-    return _encoder.encode(value).decode() if _is_deep(value, DEEPEST) else value
-
-
-def _is_deep(value: t.Any, levels: int) -> bool:
-    items = value.values() if isinstance(value, dict) else value
-    is_leaf = not isinstance(value, dict | list)
-    return not is_leaf and (not levels or any(_is_deep(i, levels - 1) for i in items))
+            if record.get(name) is None:
+                yield name, value, column is None
 
 
 def _free(name: str, taken: Record) -> str:
@@ -282,11 +262,6 @@ def day(value: t.Any) -> str | None:
     with contextlib.suppress(TypeError, ValueError):
         return value if date.fromisoformat(value).isoformat() == value else None
     return None
-
-
-def _loses_digits(value: str) -> bool:
-    digits = _BEYOND_MICROSECONDS.search(value)
-    return bool(digits and int(digits[1]))
 
 
 # The kinds of columns, by format or type: what msgspec takes for a value that is as it

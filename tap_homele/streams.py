@@ -22,15 +22,15 @@ from tap_homele.client import CustomerStream, HomeleStream
 from tap_homele.errors import PageError
 from tap_homele.http import body_of
 from tap_homele.pages import CustomerPages
-from tap_homele.sync import quick
 from tap_homele.sync.scan import Checkpoint, Page, Scan
 
 # If the first so many requests for details are all answered with 404, it is not because
 # all these customers were deleted.
 MAX_MISSING = 20
 
-# How often the log says how many details have been read, in seconds.
-REPORT_EVERY = 60
+# Below so many customers a full scan takes less than a minute of the rate limit, or
+# little more, and the log does not speak of quick runs.
+MANY_CUSTOMERS = 6000
 
 
 def related(name: str, description: str) -> th.Property[t.Any]:
@@ -95,26 +95,28 @@ class CustomersStream(CustomerPages):
     replication_key = "updated_at"
     schema = th.PropertiesList(*COLUMNS, ADDITIONAL).to_dict()
 
-    # How many rows were read, how many of them had changed, and how many of those quick
-    # runs would have left to a full scan.
-    _rows_read = _changed = _edited = 0
+    # The scan of this run.
+    _scan: Scan
+
+    def progress(self) -> str:
+        """Say how many customers were read, and how many of them had changed."""
+        return f"{self._scan.read:,} read, {self._scan.sent:,} changed"
 
     def get_records(self, context: Context | None) -> Iterator[records.Record]:  # noqa: ARG002
         """Read the list; yield each customer that has changed."""
-        began = self._reported = time.monotonic()
-        scan = self._start_scan()
+        began = time.monotonic()
+        scan = self._scan = self._start_scan()
         for page in sync.pages(self.read, scan):
             changed = scan.changed(page)
+            scan.count(page, changed)
             # Before the SDK gets the records: it removes deselected columns from them.
             wanted = filter(self.passes_stream_maps, changed) if self.details else ()
             customer_ids = [record["id"] for record in wanted]
             yield from changed
-            self._read_details(customer_ids)
+            if self.details and customer_ids:
+                # One sync for a page, so one SCHEMA and one STATE.
+                self.details.sync({"customer_ids": customer_ids})
             self._write_progress(scan, page)
-            self._rows_read += len(page.records)
-            self._changed += len(changed)
-            if bookmark := scan.checkpoint.bookmark:
-                self._edited += quick.count_edited(changed, bookmark)
         self._finish(scan)
         self._summarize(scan, time.monotonic() - began)
 
@@ -147,15 +149,6 @@ class CustomersStream(CustomerPages):
         state.start_scan(self.get_context_state(None), scan, settings["scan_by"])
         return scan
 
-    def _read_details(self, customer_ids: list[int]) -> None:
-        """Read the details of a page, in one sync of their stream."""
-        if not customer_ids or not self.details:
-            return
-        self.details.sync({"customer_ids": customer_ids})
-        if time.monotonic() - self._reported > REPORT_EVERY:
-            self._reported = time.monotonic()
-            self.logger.info("customer_details: %d read so far.", self.details.found)
-
     def _write_progress(self, scan: Scan, page: Page) -> None:
         """Write the state after a page."""
         batches = self.get_batch_config(self.config)
@@ -177,26 +170,25 @@ class CustomersStream(CustomerPages):
                 self.details.finish_table()
 
     def _summarize(self, scan: Scan, seconds: float) -> None:
-        """Log in one line what this run has done."""
-        session = self.session
-        done = (
-            f"customers: {self._changed:,} changed of {self._rows_read:,} read, in "
-            f"{session.requests:,} requests and {seconds:.0f} s"
-        )
-        if session.seconds_waited:
-            done += f", {session.seconds_waited:.0f} s of them waiting"
-        parts = [done]
+        """Log in one line what this run has done, and what is not certain yet."""
+        requests = self.session.requests
+        asked = f"in {requests:,} request{'s' * (requests != 1)} and {seconds:.0f} s"
+        parts = [f"customers: {self.progress()} and sent, {asked}"]
+        self.log_fields()
         if details := self.details:
+            details.log_fields()
             deleted = f", {details.missing:,} deleted" if details.missing else ""
             parts.append(f"customer_details: {details.found:,} read{deleted}")
         if self.is_incremental and scan.next_bookmark:
             bookmark = min(scan.next_bookmark, scan.signpost).replace("+00:00", "Z")
             run = "full scan" if scan.quick_since else "run"
-            parts.append(f"The next {run} starts from {bookmark}")
-        if scan.checkpoint.bookmark and self._changed and not scan.quick_since:
-            edited = f"{self._edited:,} of {self._changed:,}"
-            parts.append(f"With quick runs {edited} would have come only now")
-        self.logger.info("%s.", ". ".join(parts + scan.gaps))
+            parts.append(f"Next {run}: changes since {bookmark}")
+        self.logger.info("%s.", ". ".join(parts))
+        if scan.gaps:
+            self.logger.info("Not certain yet: %s.", ". ".join(scan.gaps))
+        if scan.checkpoint.bookmark and scan.read > MANY_CUSTOMERS:
+            late = f"{scan.edited:,} of these {scan.sent:,} customers"
+            self.logger.info("With quick runs %s would have come only now.", late)
 
 
 class CustomerDetailsStream(CustomerStream):
@@ -211,7 +203,6 @@ class CustomerDetailsStream(CustomerStream):
     parent_stream_type = CustomersStream
     ignore_parent_replication_key = False  # so that the list stays incremental
     state_partitioning_keys = ()  # no state for each customer
-    has_unknown_fields = True
     refusals = HomeleStream.refusals | {
         403: "The token may read the list of customers, but not their details "
         "({said}). Give it the permission customer:read for them too, in Homele under "
@@ -219,12 +210,19 @@ class CustomerDetailsStream(CustomerStream):
     }
     schema = th.PropertiesList(*COLUMNS, *DETAIL_COLUMNS, ADDITIONAL).to_dict()
 
-    # How many customers have details, and how many have none.
-    found = missing = 0
+    # How many customers have details, how many have none, and how many are still to be
+    # asked for on this page.
+    found = missing = pending = 0
+
+    def progress(self) -> str:
+        """Say how many details were read, and how many are pending."""
+        return f"{self.found:,} read, {self.pending:,} pending on this page"
 
     def get_records(self, context: Context | None) -> Iterator[records.Record]:
         """Read the details of the ``customer_ids`` of a page, one request each."""
-        for customer_id in (context or {})["customer_ids"]:
+        customer_ids = (context or {})["customer_ids"]
+        for number, customer_id in enumerate(customer_ids):
+            self.pending = len(customer_ids) - number
             yield from self.request_records({"customer_id": customer_id})
 
     def get_new_paginator(self) -> None:

@@ -95,7 +95,7 @@ def test_details_that_are_new_are_those_of_all_customers(
     assert set(ids(read(sandbox, state=killed.state))) == set(sandbox.customers)
 
 
-def test_fields_that_the_vendor_announces_are_no_warning(
+def test_fields_of_the_details_that_are_new_are_no_warning(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -105,10 +105,13 @@ def test_fields_that_the_vendor_announces_are_no_warning(
 
     read(sandbox)
 
-    (details, listed) = (line for line in logged(caplog, "WARNING") if "fit" in line)
-    assert details.startswith("'phone1' does not fit a column")
-    assert listed.startswith("'phone1' does not fit a column")
-    assert any("'lead_status_history' has no" in line for line in logged(caplog))
+    (listed, details) = (line for line in logged(caplog, "WARNING") if "fit" in line)
+    said = "What does not fit its column is kept in additional_properties: phone1 ("
+    assert listed.startswith(f"customers: {said}")
+    assert details.startswith(f"customer_details: {said}")
+    (new,) = [line for line in logged(caplog) if "has no column" in line]
+    assert new.startswith("customer_details: ")
+    assert "lead_status_history (customer " in new
 
 
 def test_the_columns_are_those_of_the_list_and_occupation() -> None:
@@ -287,9 +290,12 @@ def test_the_list_and_the_details_share_one_rate_limit(
     # 2 pages, the head, 130 details: two windows are used up.
     assert len(sandbox.requests) - len(rejected(sandbox)) == 133
     assert len(waited) == len(rejected(sandbox)) == 2
-    assert re.search(
-        r"in 135 requests and \d s, 122 s of them waiting\.", logged(caplog)[-1]
-    )
+    assert re.search(r"in 135 requests and \d s\. ", logged(caplog)[-1])
+    waits = [line for line in logged(caplog) if "; waiting 61 s" in line]
+    assert [line.partition(";")[0] for line in waits] == [
+        "customer_details: 59 read, 41 pending on this page, 61 requests",
+        "customer_details: 118 read, 12 pending on this page, 122 requests",
+    ]
 
 
 def rejected(sandbox: Sandbox) -> list[LoggedRequest]:
@@ -303,15 +309,17 @@ def test_the_log_says_once_a_minute_how_far_it_is(
     caplog.set_level(logging.INFO)
     clock = [0.0]
     ours = SimpleNamespace(monotonic=lambda: clock[0])
-    monkeypatch.setattr("tap_homele.streams.time", ours)
+    for module in ("client", "http", "streams"):
+        monkeypatch.setattr(f"tap_homele.{module}.time", ours)
     sandbox.meanwhile_detail = lambda: clock.__setitem__(0, clock[0] + 0.5)
 
     read(sandbox)
 
-    lines = [line for line in logged(caplog) if "so far" in line]
+    lines = [line for line in logged(caplog) if " requests." in line]
     assert lines == [
-        "customer_details: 200 read so far.",
-        "customer_details: 400 read so far.",
+        "customer_details: 120 read, 80 pending on this page, 123 requests.",
+        "customer_details: 241 read, 59 pending on this page, 245 requests.",
+        "customer_details: 362 read, 38 pending on this page, 367 requests.",
     ]
     assert "customer_details: 450 read." in logged(caplog)[-1]
 

@@ -434,10 +434,12 @@ def test_once(
         assert is_complete(sandbox, ended.output)
         assert logged(ended, "ERROR") == []
         lines = logged(ended, "WARNING") + logged(ended, "INFO")
-        told = [line for line in lines if "Trying again" in line or ": waiting" in line]
+        told = [line for line in lines if "Trying again" in line or "; waiting" in line]
         for line, seconds in zip(told, waited, strict=True):
             if fault.sentence == RATE_LIMIT:
-                assert line == f"The rate limit is reached: waiting {seconds:.0f} s."
+                end = f" requests; waiting {seconds:.0f} s for the rate limit."
+                assert line.startswith("customers: ")
+                assert line.endswith(end)
             else:
                 said = fault.sentence.format(port=sandbox.port)
                 assert line == f"{said} Trying again in {seconds:.0f} s."

@@ -19,7 +19,7 @@ import yaml
 from tests.readme import block
 from tests.sandbox.customers import details_of, make_customers
 from tests.singer import clean_environment
-from tests.test_demo import MODULE, alive, environment, leave, port, wait_until_gone
+from tests.test_demo import SANDBOX, alive, environment, leave, port, wait_until_gone
 from tests.test_postgres import in_utc, table
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def project(port: int) -> Iterator[Path]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     meltano_yml = folder / "meltano.yml"
-    meltano_yml.write_text(meltano_yml.read_text().replace('"18923"', f'"{port}"'))
+    meltano_yml.write_text(meltano_yml.read_text().replace("18923", str(port)))
     yield folder
     leave(folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -339,7 +339,7 @@ def test_quick_runs_and_a_full_scan_at_night(
 
     assert quick.returncode == 0, quick.stdout
     assert "Quick run: " in quick.stdout
-    assert "customers: 13 changed" in quick.stdout
+    assert ", 13 changed and sent, in 2 requests" in quick.stdout
     assert len(sandbox.requests) == 2
     rows = table(warehouse, "tap_homele")
     names = {row["name"] for row in rows.values()}
@@ -419,9 +419,9 @@ def state_of(project: Path, environment: str = "dev") -> dict[str, Any]:
 
 def test_the_sandbox_by_hand(project: Path, port: int) -> None:
     served: Any = subprocess.Popen(
-        [*MODULE, "serve"],
+        [*SANDBOX, "serve"],
         cwd=project,
-        env=environment(port),
+        env=environment(project, port),
         stdout=subprocess.PIPE,
         text=True,
     )

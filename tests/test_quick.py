@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tap_homele import state
+from tap_homele import state, streams
 from tap_homele.sync import created, quick, scan
 from tests.sandbox.customers import make_customers, spell
 from tests.singer import Output, catalog_of, sync
@@ -120,8 +120,8 @@ def test_a_quick_run_sends_what_was_active_or_is_new(
         "Quick run: what was active or new since 2026-03-02T11:55:00+00:00."
     ]
     assert summary(caplog) == (
-        "customers: 13 changed of 103 read, in 2 requests and 0 s. The next full scan "
-        "starts from 2026-02-20T18:00:00Z."
+        "customers: 103 read, 13 changed and sent, in 2 requests and 0 s. Next full "
+        "scan: changes since 2026-02-20T18:00:00Z."
     )
     assert warnings(caplog) == []
     assert bookmark_of(output) == bookmark_of(before)
@@ -409,8 +409,9 @@ def test_a_quick_run_that_cannot_be_read_becomes_a_full_scan(
 
 
 def test_a_full_scan_says_what_quick_runs_would_leave_to_it(
-    account: Account, caplog: pytest.LogCaptureFixture
+    account: Account, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(streams, "MANY_CUSTOMERS", 900)
     account.run(full_scan_every_hours=0)  # the bookmark is recent now
     account.edit(account.ids[4])
     account.run(full_scan_every_hours=0)
@@ -432,4 +433,10 @@ def test_a_full_scan_says_what_quick_runs_would_leave_to_it(
     changed = {active, edited_at_once, edited_later, edited_only, imported, *new}
     # The bookmark is an edit: that customer comes again, and is not counted.
     assert set(output.ids) == {*changed, account.ids[4]}
-    assert "With quick runs 3 of 8 would have come only now" in summary(caplog)
+    said = "With quick runs 3 of these 8 customers would have come only now."
+    assert summary(caplog).endswith(said)
+    # Of a few it is not said.
+    caplog.clear()
+    monkeypatch.undo()
+    account.run(full_scan_every_hours=0)
+    assert "quick" not in summary(caplog)

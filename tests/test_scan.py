@@ -355,8 +355,8 @@ def test_a_day_is_a_midnight_in_any_zone(
     third = sync(sandbox, page_size=page_size, state=second.state)
 
     assert set(active) <= set(third.ids)
-    summaries = [line for line in caplog.messages if line.startswith("customers: ")]
-    assert summaries[-1].endswith("what moved while it was read is unknown.")
+    said = [line for line in caplog.messages if line.startswith("Not certain yet: ")]
+    assert said[-1].endswith("what moved while it was read is unknown.")
 
 
 def test_a_list_in_another_order_is_named_and_not_closed(

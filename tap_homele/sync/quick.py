@@ -11,11 +11,11 @@ import logging
 from collections.abc import Iterator
 
 from tap_homele.errors import PageError
-from tap_homele.records import Record, utc_now
+from tap_homele.records import utc_now
 from tap_homele.sync import created
-from tap_homele.sync.cursor import reread_head, times_of, without_seen
+from tap_homele.sync.cursor import reread_head, without_seen
 from tap_homele.sync.scan import Page, Read, Scan
-from tap_homele.sync.times import OVERLAP, earlier, soon_after
+from tap_homele.sync.times import OVERLAP, earlier
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ def quick_or_full(read: Read, scan: Scan, full: Iterator[Page]) -> Iterator[Page
         reason = str(error).partition(" Giving up")[0]
         logger.warning("The quick run failed, a full scan follows: %s", reason)
         scan.quick_since = ""
+        scan.read = scan.sent = 0
         yield from full
 
 
@@ -76,20 +77,3 @@ def new(read: Read, scan: Scan) -> Iterator[Page]:
             scan.gaps.append("New customers fill a page: the cursor may skip others")
     if scan.memory.undated:
         scan.warn(created.UNDATED)
-
-
-def count_edited(changed: list[Record], bookmark: str) -> int:
-    """Count the customers that quick runs would have left to the full scan.
-
-    That is, those that were neither active nor created since the bookmark, imports say,
-    or were edited later; by more than ``OVERLAP``, or a quick run had seen the edit.
-
-    Args:
-        changed: Customers that are sent.
-        bookmark: Since when they have changed. Who was edited then comes again.
-    """
-    times = ((r["created_at"] or "", *times_of(r)) for r in changed)
-    return sum(
-        edited != bookmark and soon_after(max(added, active)) < max(edited, bookmark)
-        for added, edited, active in times
-    )

@@ -13,7 +13,7 @@ from datetime import date, timedelta
 import msgspec
 
 from tap_homele.records import Record, utc_now
-from tap_homele.sync.times import MIDNIGHT, OVERLAP, Moment, earlier
+from tap_homele.sync.times import MIDNIGHT, OVERLAP, Moment, earlier, soon_after
 
 # From the beginning of a day to its last microsecond.
 ALMOST_A_DAY = timedelta(days=1, microseconds=-1)
@@ -165,6 +165,9 @@ class Scan:
         requests_left: Tells how many requests the API still takes in this minute; None
             if it does not say.
         gaps: Why a customer may be missing, in words, for the summary.
+        read: How many customers were read.
+        sent: How many of them had changed.
+        edited: How many of those quick runs would have left to a full scan.
     """
 
     checkpoint: Checkpoint
@@ -180,6 +183,9 @@ class Scan:
     quick_since: str = ""
     requests_left: Callable[[], int | None] = lambda: None
     gaps: list[str] = field(default_factory=list)
+    read: int = 0
+    sent: int = 0
+    edited: int = 0
 
     def see(self, page: Page) -> None:
         """Take note of a page."""
@@ -215,6 +221,24 @@ class Scan:
             or (last_id is not None and record["id"] > last_id)
         ]
 
+    def count(self, page: Page, changed: list[Record]) -> None:
+        """Count the customers of a page.
+
+        Quick runs would have left to a full scan those that were neither active nor
+        created since the bookmark, imports say, or were edited later; by more than
+        ``OVERLAP``, or a quick run had seen the edit. Who was edited at the bookmark
+        itself comes again.
+        """
+        self.read += len(page.records)
+        self.sent += len(changed)
+        bookmark = self.checkpoint.bookmark
+        for record in changed if bookmark else ():
+            edited = record["updated_at"] or ""
+            seen = max(record["last_activity_at"] or "", record["created_at"] or "")
+            self.edited += edited != bookmark and soon_after(seen) < max(
+                edited, bookmark
+            )
+
     @property
     def signpost(self) -> str:
         """The upper limit of the next bookmark; empty before the first page."""
@@ -243,5 +267,6 @@ class Scan:
         """
         logger.warning("%s Reading the list by created date, from now on.", reason)
         self.gaps.clear()
+        self.read = self.sent = self.edited = 0
         self.checkpoint.by_created_date = True
         self.checkpoint.bookmark = self.first_bookmark
