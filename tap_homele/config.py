@@ -40,15 +40,14 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
         th.StringType,
         required=True,
         secret=True,
-        description="API token, made in Homele under Settings > API Integration with "
-        "the permission customer:read.",
+        description="API token, with the permission customer:read.",
     ),
     th.Property(
         "api_url",
         th.StringType,
         default=DEFAULT_API_URL,
-        description="Address of the API. For a company with a domain of its own the "
-        "domain is enough, such as https://crm.acme.example.",
+        description="Address of the API, or a company's own domain, such as "
+        "https://crm.acme.example.",
     ),
     th.Property(
         "start_date",
@@ -58,7 +57,7 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
     th.Property(
         "user_agent",
         th.StringType,
-        description="User-Agent header, instead of tap-homele and its version.",
+        description="User-Agent header.",
     ),
     th.Property(
         "page_size",
@@ -74,8 +73,8 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
         "scan_by",
         th.StringType(allowed_values=[AUTO, CURSOR, CREATED_DATE]),
         default=AUTO,
-        description="How the list is read: by the API's cursor, by created date, or "
-        "auto: by the cursor, unless it turns out to skip customers.",
+        description="Read the list by cursor, by created_date, or auto: by cursor, "
+        "unless that skips customers.",
     ),
     th.Property(
         "full_scan_every_hours",
@@ -87,15 +86,14 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
         "customer_details",
         th.BooleanType,
         default=False,
-        description="Adds the stream customer_details: all that Homele knows of each "
-        "customer that changed, for one more request each.",
+        description="Add the stream customer_details, for one more request for each "
+        "changed customer.",
     ),
     th.Property(
         "emit_activate_version_messages",
         th.BooleanType,
         default=False,
-        description="With FULL_TABLE replication, tell the target to remove customers "
-        "that are gone from Homele.",
+        description="With FULL_TABLE, have the target remove customers that are gone.",
     ),
     additional_properties=False,
 ).to_dict()

@@ -63,16 +63,16 @@ COLUMNS: t.Final = (
     column("address", th.StringType, "The postal address."),
     column("budget", th.SingerDecimalType, "What the customer can spend, as text."),
     column("budget_currency", th.StringType, "The currency of the budget."),
-    column("expected_sale_date", th.DateType, "The day on which a sale is expected."),
+    column("expected_sale_date", th.DateType, "When a sale is expected."),
     related("lead_status", "How far the sale has come."),
     related("lead_source", "Where the customer came from."),
-    related("owner", "The user of Homele who looks after the customer."),
+    related("owner", "Who looks after the customer."),
     related("priority", "How urgent the customer is."),
     related("country", "The customer's country."),
     related("city", "The customer's city."),
-    column("created_at", th.DateTimeType, "When the customer was entered, in UTC."),
-    column("updated_at", th.DateTimeType, "When the customer was last edited, in UTC."),
-    column("last_activity_at", th.DateTimeType, "When something last happened, UTC."),
+    column("created_at", th.DateTimeType, "When it was entered."),
+    column("updated_at", th.DateTimeType, "When it was last edited."),
+    column("last_activity_at", th.DateTimeType, "When something last happened."),
 )
 
 # What only the details have, as far as their names are known. Each other one becomes a
@@ -83,7 +83,7 @@ ADDITIONAL: t.Final = th.Property(
     records.ADDITIONAL,
     # The SDK would flatten an empty list of properties to nothing.
     th.CustomType({"type": ["object", "null"]}),
-    description="What Homele sent and no column can hold, by the field's name.",
+    description="What no column can hold, by the name of the field.",
 )
 
 

@@ -38,6 +38,7 @@ EXAMPLES: dict[str, Any] = {
     "filter_created_from": "2026-01-01",
     "filter_created_to": "2026-12-31",
     "scan_by": "created_date",
+    "full_scan_every_hours": 24,
     "customer_details": True,
     "emit_activate_version_messages": True,
 }
@@ -161,15 +162,18 @@ def settings_table() -> str:
             value = schema["default"]
             text = value if isinstance(value, str) else json.dumps(value)
             default = f"`{text}`"
-        rows.append(f"| `{name}` | {default} | {schema['description']} |")
+        says = schema["description"]
+        if {"array", "date"} & {schema["type"][0], schema.get("format")}:
+            says += f" Like `{json.dumps(EXAMPLES[name])}`."
+        rows.append(f"| `{name}` | {default} | {says} |")
     return "\n".join(rows).replace("|  |", "| |") + "\n"
 
 
 def columns_table() -> str:
     """Make the README's table of columns."""
     rows = [
-        "| column | kind | in PostgreSQL | what it is |",
-        "| --- | --- | --- | --- |",
+        "| column | in PostgreSQL | what it is |",
+        "| --- | --- | --- |",
     ]
     details = [column.name for column in DETAIL_COLUMNS]
     for column in (*COLUMNS, *DETAIL_COLUMNS, ADDITIONAL):
@@ -177,8 +181,7 @@ def columns_table() -> str:
         kind = kind_of_column(schema)
         note = " Only in `customer_details`." if name in details else ""
         rows.append(
-            f"| `{name}` | {kind} | `{IN_POSTGRES[kind]}` | "
-            f"{schema['description']}{note} |"
+            f"| `{name}` | `{IN_POSTGRES[kind]}` | {schema['description']}{note} |"
         )
     return "\n".join(rows) + "\n"
 

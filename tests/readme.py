@@ -1,4 +1,4 @@
-"""The code that the README and CONTRIBUTING show."""
+"""The code that the documents show."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 README = Path(__file__).parent.parent / "README.md"
 CONTRIBUTING = README.with_name("CONTRIBUTING.md")
+DOCS = sorted((README.parent / "docs").glob("*.md"))
+OPERATING = README.parent / "docs" / "operating.md"
 
 
 def block(heading: str, language: str, document: Path = README) -> str:

@@ -73,8 +73,7 @@ def test_add_a_field(project: Path) -> None:
 
     assert result.returncode == 0, result.stdout
     assert (
-        "| `website` | text | `text` | The web site. |"
-        in (project / "README.md").read_text()
+        "| `website` | `text` | The web site. |" in (project / "README.md").read_text()
     )
 
 

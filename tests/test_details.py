@@ -21,7 +21,7 @@ from singer_sdk.exceptions import FatalAPIError
 from tap_homele import streams
 from tap_homele.streams import CustomerDetailsStream
 from tap_homele.tap import TapHomele
-from tests.readme import block
+from tests.readme import OPERATING, block
 from tests.sandbox import Sandbox, faults
 from tests.sandbox.customers import details_of
 from tests.sandbox.server import json_response
@@ -724,7 +724,7 @@ def test_an_incremental_run_deletes_no_details(serve: Serve) -> None:
     assert output.of("ACTIVATE_VERSION") == []
 
 
-# The history, as the README turns it into rows.
+# The history, as docs/operating.md turns it into rows.
 
 
 def test_the_history_becomes_rows(
@@ -733,7 +733,7 @@ def test_the_history_becomes_rows(
     sandbox = serve(120)
     output = read(sandbox)
     load(as_lines(output), postgres_url, tmp_path, "tap_homele")
-    sql = block("## Customer details", "sql")
+    sql = block("## Customer details", "sql", OPERATING)
 
     with psycopg.connect(postgres_url) as connection:
         connection.execute("SET timezone = 'Asia/Baghdad'")

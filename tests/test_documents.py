@@ -151,8 +151,8 @@ def test_the_columns_in_postgresql_are_those_of_the_readme(
         )
 
     rows = re.findall(
-        r"^\| `(\w+)` \| [\w, ]+ \| `(\w+)` \|",
-        (ROOT / "README.md").read_text(),
+        r"^\| `(\w+)` \| `(\w+)` \| [^`]",
+        (ROOT / "README.md").read_text().partition("## Columns")[2],
         re.MULTILINE,
     )
     assert len(rows) == len(COLUMNS) + 2

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import yaml
 
-from tests.readme import block
+from tests.readme import OPERATING, block
 from tests.sandbox.customers import details_of, make_customers
 from tests.singer import clean_environment
 from tests.test_demo import SANDBOX, alive, environment, leave, port, wait_until_gone
@@ -99,6 +99,69 @@ def test_the_demo_twice(project: Path) -> None:
         for line in shown.splitlines():
             assert any(line in other for other in said), line
         wait_until_gone(project)
+
+
+def test_the_playground(project: Path) -> None:
+    """Also from another folder; with the query and the rows that the README shows."""
+    result = meltano(project / "docs", "run", "playground")
+    assert result.returncode == 0, result.stdout
+    assert "uvx meltano invoke sandbox:stop" in result.stdout
+    query, shown = block("# tap-homele", "sql"), block("# tap-homele", "text")
+
+    found = meltano(project, "invoke", "sandbox:sql", query)
+    again = meltano(project, "run", "demo")
+    stopped = meltano(project, "invoke", "sandbox:stop")
+
+    assert found.stdout.endswith(shown), found.stdout
+    assert again.returncode != 0
+    assert "A demo or playground is running here already" in again.stdout
+    assert "Everything is stopped." in stopped.stdout
+    wait_until_gone(project)
+
+
+@pytest.mark.parametrize("place", [".env", "meltano.yml"])
+def test_a_column_is_taken_out(
+    project: Path, serve: Serve, warehouse: str, place: str
+) -> None:
+    """With the example of .secrets.example, wherever it is written."""
+    use(project, serve(20), warehouse)
+    env = (project / ".env").read_text()
+    (line,) = [x for x in env.splitlines() if x.startswith("# TAP_HOMELE_STREAM_MAPS")]
+    if place == ".env":
+        (project / ".env").write_text(env.replace(line, line.removeprefix("# ")))
+    else:
+        stream_maps = json.loads(line.partition("=")[2])
+        meltano_yml = project / "meltano.yml"
+        definition = yaml.safe_load(meltano_yml.read_text())
+        extractor = definition["plugins"]["extractors"][0]
+        extractor["config"] = {"stream_maps": stream_maps}
+        meltano_yml.write_text(yaml.safe_dump(definition, sort_keys=False))
+
+    result = meltano(project, "run", *PIPELINE)
+
+    assert result.returncode == 0, result.stdout
+    rows = table(warehouse, "tap_homele").values()
+    assert len(rows) == 20
+    assert all("phone1" not in row and "phone2" in row for row in rows)
+
+
+def test_a_list_from_a_variable(project: Path, serve: Serve, warehouse: str) -> None:
+    sandbox = serve(50)
+    use(project, sandbox, warehouse)
+    with (project / ".env").open("a") as env:
+        env.write("OWNERS=[1, 2]\n")
+    meltano_yml = project / "meltano.yml"
+    definition = yaml.safe_load(meltano_yml.read_text())
+    extractor = definition["plugins"]["extractors"][0]
+    extractor["config"] = {"filter_owner_ids": "$OWNERS"}
+    meltano_yml.write_text(yaml.safe_dump(definition, sort_keys=False))
+
+    result = meltano(project, "run", *PIPELINE)
+
+    assert result.returncode == 0, result.stdout
+    owners = {(row["owner"] or {}).get("id") for row in sandbox.customers.values()}
+    came = {row["owner"]["id"] for row in table(warehouse, "tap_homele").values()}
+    assert came == owners & {1, 2}
 
 
 def test_the_demo_keeps_away_from_a_real_account(project: Path) -> None:
@@ -202,12 +265,12 @@ def test_a_real_account_needs_a_token_and_a_database(
 
 @pytest.mark.parametrize("how", ["keep columns out", "hash columns"])
 def test_security(project: Path, serve: Serve, warehouse: str, how: str) -> None:
-    """What the README says, with the words of the README."""
+    """What docs/operating.md says, with its words."""
     sandbox = serve(150)
     odd = min(sandbox.customers)
     sandbox.change(odd, phone1={"number": "0750"})  # goes to additional_properties
     use(project, sandbox, warehouse)
-    text = (project / "README.md").read_text().partition(f"**To {how}**")[2]
+    text = OPERATING.read_text().partition(f"**To {how}**")[2]
     blocks = [part.partition("```")[0] for part in text.split("```yaml\n")]
     (plugin,) = yaml.safe_load(blocks[1])
     meltano_yml = project / "meltano.yml"
@@ -320,7 +383,7 @@ def test_quick_runs_and_a_full_scan_at_night(
 ) -> None:
     sandbox = serve(20_000)
     use(project, sandbox, warehouse)
-    night = block("**Quick runs**", "text").partition(" && ")[2]
+    night = block("**Quick runs**", "text", OPERATING).partition(" && ")[2]
     name, value = night.split()[0].split("=")
     always = {"TAP_HOMELE_FULL_SCAN_EVERY_HOURS": "24"}
     first = meltano(project, "run", *PIPELINE, **always)

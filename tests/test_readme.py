@@ -1,4 +1,4 @@
-"""Every command that the README shows, as it stands there.
+"""Every command that the README and docs/ show, as it stands there.
 
 Those for an account of Homele are run against the sandbox.
 """
@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from tests.generate import ROOT, own_settings
-from tests.readme import README, block
+from tests.readme import CONTRIBUTING, DOCS, OPERATING, README, block
 from tests.sandbox.server import TOKEN
 from tests.test_demo import port
 from tests.test_meltano import execute, project, state_of, use, warehouse
@@ -36,10 +36,13 @@ TRIED = {
     "### With Meltano": "test_with_meltano",
     "### In a Meltano project of your own": "test_in_a_project_of_ones_own",
     "### With any other Singer target": "test_with_any_other_target",
-    "**To hash columns**": "tests/test_meltano.py, test_security",
+    "## Develop": "test_develop",
+}
+# The same, in docs/operating.md.
+TRIED_OPERATING = {
     "**A schedule**": "test_a_schedule",
     "**Several companies**": "test_several_companies",
-    "## Develop": "test_develop",
+    "**To hash columns**": "tests/test_meltano.py, test_security",
 }
 
 
@@ -53,8 +56,31 @@ def sh(
 
 def test_every_block_of_commands_is_tried() -> None:
     blocks = [block(heading, "sh") for heading in TRIED]
+    blocks += [block(heading, "sh", OPERATING) for heading in TRIED_OPERATING]
+    texts = "".join(path.read_text() for path in (README, *DOCS))
 
-    assert re.findall(r"```sh\n(.*?)```", README.read_text(), re.DOTALL) == blocks
+    assert re.findall(r"```sh\n(.*?)```", texts, re.DOTALL) == blocks
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().split()) <= 1200
+
+
+def anchors(path: Path) -> set[str]:
+    """Give the anchors that GitHub makes of the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("path", [README, CONTRIBUTING, *DOCS], ids=lambda p: p.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        name, _, anchor = target.partition("#")
+        if name.startswith("https://"):
+            continue
+        file = path.parent / name if name else path
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
 
 
 def test_every_error_that_is_explained_exists() -> None:
@@ -71,10 +97,10 @@ def test_every_error_that_is_explained_exists() -> None:
                 )
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 said.append(node.value)
-    explained = README.read_text().partition("| the log says |")[2].partition("\n\n")[0]
-    rows = explained.splitlines()[2:]
+    errors = (ROOT / "docs" / "errors.md").read_text()
+    rows = [row for row in errors.splitlines() if row.startswith("| `")]
 
-    assert len(rows) > 10
+    assert len(rows) > 20
     for row in rows:
         for sentence in re.findall(r"`([^`]+)`", row.split("|")[1]):
             setting, colon, rest = sentence.partition(": ")
@@ -100,7 +126,6 @@ def test_with_meltano(project: Path, serve: Serve, warehouse: str) -> None:
     shown = block("### With Meltano", "text").strip()
     pattern = re.sub(r"\d[\d,]*", r"[\\d,]+", re.escape(shown))
     assert re.search(pattern, result.stdout), result.stdout
-    assert re.search("--full-refresh", README.read_text())
 
 
 @pytest.mark.slow
@@ -168,10 +193,10 @@ def test_a_schedule(project: Path, serve: Serve, warehouse: str) -> None:
     sandbox = serve(150)
     use(project, sandbox, warehouse)
 
-    listed = sh(block("**A schedule**", "sh").splitlines()[0], project)
+    listed = sh(block("**A schedule**", "sh", OPERATING).splitlines()[0], project)
     assert "hourly" in listed.stdout
     # It is the default environment's state, the one of `meltano run`.
-    sh(block("**A schedule**", "sh").splitlines()[1], project)
+    sh(block("**A schedule**", "sh", OPERATING).splitlines()[1], project)
 
     assert table(warehouse, "tap_homele") == in_utc(sandbox)
     assert state_of(project)["replication_key_value"]
@@ -187,11 +212,13 @@ def test_several_companies(project: Path, serve: Serve, warehouse: str) -> None:
     meltano_yml = project / "meltano.yml"
     meltano_yml.write_text(
         meltano_yml.read_text().replace(
-            "- name: dev\n", "- name: dev\n" + block("**Several companies**", "yaml"), 1
+            "- name: dev\n",
+            "- name: dev\n" + block("**Several companies**", "yaml", OPERATING),
+            1,
         )
     )
 
-    sh(block("**Several companies**", "sh"), project)
+    sh(block("**Several companies**", "sh", OPERATING), project)
 
     assert table(warehouse, "acme") == in_utc(sandbox)
     assert state_of(project, "acme")["replication_key_value"]
@@ -208,7 +235,7 @@ def test_flattening(project: Path, serve: Serve, warehouse: str) -> None:
     use(project, sandbox, warehouse)
     sh(block("### With Meltano", "sh").splitlines()[1], project)
     with (project / ".env").open("a") as env:
-        env.write(block("**Flattening**", "text"))
+        env.write(block("**Flattening**", "text", OPERATING))
     # "Where there is a table already, drop it, and run once with --full-refresh"
     with psycopg.connect(warehouse) as connection:
         connection.execute("DROP TABLE tap_homele.customers")
@@ -228,7 +255,7 @@ def test_flattening(project: Path, serve: Serve, warehouse: str) -> None:
                 "WHERE table_schema = 'tap_homele'"
             ).fetchall()
         )
-    said = " ".join(README.read_text().split())
+    said = " ".join(OPERATING.read_text().split())
     for name in ("owner__id", "owner__name"):
         assert f"`{name}` (`{kinds[name]}`)" in said
     assert f"`additional_properties` becomes `{kinds['additional_properties']}`" in said

@@ -181,7 +181,10 @@ def test_as_a_command_a_wrong_setting_ends_with_1(serve: Serve, tmp_path: Path) 
     result = run(tmp_path, sandbox, page_size=500)
 
     assert result.returncode == 1
-    assert "page_size: it must be integer. Customers per request, 1 to 100." in result.stderr
+    assert (
+        "page_size: it must be integer. Customers per request, 1 to 100."
+        in result.stderr
+    )
     assert result.stdout == ""
     assert sandbox.requests == []
 
