@@ -289,12 +289,12 @@ class CustomerStream(HomeleStream):
     def log_fields(self) -> None:
         """Log which fields did not fit their column, and which have none."""
         for is_new, fields in self.fitter.misfits.items():
-            firsts = [f"{printable(n)} (customer {i}, say)" for n, i in fields.items()]
+            firsts = [f"{printable(n)} (customer {i})" for n, i in fields.items()]
             log = self.logger.info if is_new else self.logger.warning
             what = "What has no column" if is_new else "What does not fit its column"
             if firsts:
-                named, to = ", ".join(firsts), records.ADDITIONAL
-                log("%s: %s is kept in %s: %s.", self.name, what, to, named)
+                where = f"{what} is in {records.ADDITIONAL}"
+                log("%s: %s: %s.", self.name, where, ", ".join(firsts))
 
     @property
     def is_incremental(self) -> bool:

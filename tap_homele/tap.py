@@ -17,13 +17,8 @@ from singer_sdk.exceptions import ConfigValidationError, FatalAPIError
 from singer_sdk.metrics import Metric, MetricExclusionFilter
 from singer_sdk.singerlib import Message, RecordMessage
 
+from tap_homele import config
 from tap_homele.client import HomeleStream
-from tap_homele.config import (
-    SCHEMA,
-    environment_errors,
-    setting_errors,
-    without_value,
-)
 from tap_homele.http import Session
 from tap_homele.streams import CustomerDetailsStream, CustomersStream
 
@@ -35,8 +30,6 @@ _NOT_EACH_REQUEST = MetricExclusionFilter(
     tags={"stream": CustomerDetailsStream.name},
 )
 
-
-_INVALID = "Config validation failed"
 
 _NOTHING = "No stream is selected, so nothing is read. Select customers.*, say."
 
@@ -63,7 +56,7 @@ class TapHomele(Tap):
     name = "tap-homele"
     message_writer_class = Writer
 
-    config_jsonschema: t.ClassVar[dict[str, t.Any]] = SCHEMA
+    config_jsonschema: t.ClassVar[dict[str, t.Any]] = config.SCHEMA
 
     def __init__(self, *, validate_config: bool = True, **kwargs: t.Any) -> None:
         """Make the tap.
@@ -81,17 +74,19 @@ class TapHomele(Tap):
         try:
             super().__init__(validate_config=validate_config, **kwargs)
         except ConfigValidationError as error:
-            error.errors = [without_value(sentence) for sentence in error.errors]
+            error.errors = [config.without_value(sentence) for sentence in error.errors]
             raise
         except ValueError:
             # The SDK takes for granted that the environment can be read.
-            errors = list(environment_errors(self.config_jsonschema, os.environ))
-            raise ConfigValidationError(_INVALID, errors=errors) from None
+            errors = list(config.environment_errors(self.config_jsonschema, os.environ))
+            raise ConfigValidationError(
+                "Config validation failed", errors=errors
+            ) from None
         # Its messages hold the query of a request, and that may hold a person's name.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         self.metrics_logger.addFilter(_NOT_EACH_REQUEST)
-        if validate_config and (errors := list(setting_errors(self.config))):
-            raise ConfigValidationError(_INVALID, errors=errors)
+        if validate_config and (errors := list(config.setting_errors(self.config))):
+            raise ConfigValidationError("Config validation failed", errors=errors)
         if validate_config and not any(s.selected for s in self.streams.values()):
             self.logger.warning(_NOTHING)
         # The SDK's own handlers exit with 0.

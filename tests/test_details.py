@@ -106,7 +106,7 @@ def test_fields_of_the_details_that_are_new_are_no_warning(
     read(sandbox)
 
     (listed, details) = (line for line in logged(caplog, "WARNING") if "fit" in line)
-    said = "What does not fit its column is kept in additional_properties: phone1 ("
+    said = "What does not fit its column is in additional_properties: phone1 ("
     assert listed.startswith(f"customers: {said}")
     assert details.startswith(f"customer_details: {said}")
     (new,) = [line for line in logged(caplog) if "has no column" in line]

@@ -279,8 +279,8 @@ def test_one_line_for_all_fields(
 
     assert len(output.records) == 250
     said = [(r.levelname, r.getMessage()) for r in caplog.records]
-    where = f"(customer {first}, say)"
-    kept = "is kept in additional_properties"
+    where = f"(customer {first})"
+    kept = "is in additional_properties"
     new = f"owner.email {where}, occupation {where}"
     assert [(level, line) for level, line in said if kept in line] == [
         ("WARNING", f"customers: What does not fit its column {kept}: name {where}."),

@@ -8,8 +8,7 @@ complete: one answer, nothing moves, nothing is skipped.
 
 Whether the filters ``date_from`` and ``date_to`` include their own day, and in which
 time zone a day begins, is not documented. Where one of them leaves its day out, a
-window asks for one day more at that end: neighbours overlap, and the same customer
-twice does no harm.
+window asks for one day more at that end, and neighbours overlap.
 """
 
 import itertools
@@ -20,6 +19,7 @@ from datetime import date
 
 from tap_homele.errors import CursorError, PageError
 from tap_homele.records import Record, utc_now
+from tap_homele.sync.cursor import without_seen
 from tap_homele.sync.scan import Page, Query, Read, Scan
 from tap_homele.sync.times import to_day
 
@@ -109,9 +109,11 @@ def by_created_date(read: Read, scan: Scan, hint: Hint) -> Iterator[Page]:
         days = Counter(map(created_on, page.records))
         hint, scan.memory.margins = Hint(newest=max(days)), find_margins(read, days)
     before = scan.resumes.created_before if scan.resumes else None
-    unreadable: list[str] = []
+    seen, unreadable = dict[int, tuple[str, str]](), list[str]()
     for window in windows(read, scan, before, hint):
         count = 0
+        # Neighbours overlap, and no others: a customer comes once.
+        seen = dict([*seen.items()][-MAX_PAGE_SIZE:])
         try:
             for page in itertools.chain([window.page], window.rest):
                 count += len(page.records)
@@ -119,7 +121,7 @@ def by_created_date(read: Read, scan: Scan, hint: Hint) -> Iterator[Page]:
                 # a day that failed.
                 is_whole = page.next_cursor is None and not unreadable
                 until = day_of(window.first) if is_whole else None
-                yield page._replace(next_cursor=None, created_before=until)
+                yield without_seen(page, seen)._replace(created_before=until)
         except CursorError:
             unreadable.append(str(window))
         if window.page.next_cursor:
