@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import typing as t
-from pathlib import Path
 
 from singer_sdk import Tap
 from singer_sdk.contrib.msgspec import MsgSpecWriter
@@ -163,12 +162,12 @@ class TapHomele(Tap):
             value: The names of the files; ENV is none.
         """
         try:
-            for name in filter("ENV".__ne__, value):
-                _check_json("config", name, Path(name).read_text("utf-8-sig"))
-        except (FatalAPIError, OSError, ValueError) as error:
-            cls.logger.error("The settings cannot be read: %s", error)
+            return super().cb_config(ctx, param, value)
+        except (OSError, TypeError, ValueError) as error:
+            # Not read again to find out more: a file can be a pipe.
+            names = ", ".join(value)
+            cls.logger.error("The settings cannot be read from %s: %s", names, error)
             ctx.exit(1)
-        return super().cb_config(ctx, param, value)
 
 
 def _check_json(option: str, name: str, text: str) -> str:

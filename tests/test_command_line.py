@@ -69,49 +69,58 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 # Files.
 
 
-@pytest.mark.parametrize("text", ['{"auth_token": "x",}', "", "auth_token: x", "[]"])
-@pytest.mark.parametrize(
-    ("option", "more"),
-    [
-        *(("config", []), ("config", ["--discover"]), ("config", ["--test"])),
-        *(("state", []), ("catalog", [])),
-    ],
-)
+BROKEN = ['{"auth_token": "x",}', "", "auth_token: x", "[1]", '"text"']
+
+
+@pytest.mark.parametrize("text", BROKEN)
+@pytest.mark.parametrize("option", ["state", "catalog"])
 def test_a_file_that_is_no_json_object(
-    command: Command,
-    caplog: pytest.LogCaptureFixture,
-    text: str,
-    option: str,
-    more: list[str],
+    command: Command, caplog: pytest.LogCaptureFixture, text: str, option: str
 ) -> None:
     file = command.file("broken", text)
-    settings = [] if option == "config" else ["--config", command.settings()]
 
-    code, _ = command.run(*settings, f"--{option}", file, *more)
+    code, _ = command.run("--config", command.settings(), f"--{option}", file)
 
-    said = (
-        f"The file of --{option}, {file}, is not JSON. It should hold one JSON object."
-    )
-    prefix = "The settings cannot be read: " if option == "config" else ""
-    assert (code, errors(caplog)) == (1, [f"{prefix}{said}"])
+    said = f"The file of --{option}, {file}, is not JSON. It should hold one JSON "
+    assert (code, errors(caplog)) == (1, [f"{said}object."])
 
 
-@pytest.mark.parametrize("what", ["nothing", "a folder", "another encoding"])
-def test_a_config_that_cannot_be_read(
-    command: Command, caplog: pytest.LogCaptureFixture, what: str
+@pytest.mark.parametrize("text", [*BROKEN, None, ..., "{}".encode("utf-16")])
+@pytest.mark.parametrize("more", [[], ["--discover"], ["--test"]])
+def test_settings_that_cannot_be_read(
+    command: Command, caplog: pytest.LogCaptureFixture, text: Any, more: list[str]
 ) -> None:
+    """A file that is no JSON, not there, a folder, in another encoding."""
     path = command.folder / "config.json"
-    if what == "a folder":
+    if text is ...:
         path.mkdir()
-    elif what == "another encoding":
-        path.write_bytes(json.dumps({"auth_token": "x"}).encode("utf-16"))
+    elif isinstance(text, bytes):
+        path.write_bytes(text)
+    elif text is not None:
+        path.write_text(text)
 
-    code, _ = command.run("--config", str(path))
+    code, _ = command.run("--config", str(path), *more)
 
     (said,) = errors(caplog)
     assert code == 1
-    assert said.startswith("The settings cannot be read: ")
-    assert str(path) in said or what == "another encoding"
+    assert said.startswith(f"The settings cannot be read from {path}: ")
+    assert len(said) > len(f"The settings cannot be read from {path}: ") + 10
+
+
+def test_settings_come_through_a_pipe(command: Command) -> None:
+    """As from a program that decrypts them: ``--config <(decrypt config.json)``."""
+    config = command.settings()
+    tap = f"{sys.executable} -m tap_homele --config <(cat {config}) | wc -l"
+
+    ended = subprocess.run(
+        ["bash", "-c", tap],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=True,
+        env=clean_environment(),
+    )
+
+    assert int(ended.stdout) > 30
 
 
 def test_a_byte_order_mark_is_read_over(command: Command) -> None:
