@@ -167,6 +167,7 @@ class HomeleStream(RESTStream[str | None]):
         status = getattr(failure.response, "status_code", None)
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             self.report(f"; waiting {seconds:.0f} s for the rate limit")
+            self.session.reported += seconds  # the minute begins after the wait
         else:
             self.logger.warning("%s Trying again in %.0f s.", failure, seconds)
 
