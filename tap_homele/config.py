@@ -80,7 +80,7 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
         "full_scan_every_hours",
         th.IntegerType(minimum=0, maximum=8760),
         default=0,
-        description="For so many hours after a full scan, runs are quick; 0: never.",
+        description="Hours after a full scan in which runs are quick; 0: none.",
     ),
     th.Property(
         "customer_details",
@@ -145,7 +145,7 @@ def environment_errors(
         for kind in _IN_JSON.keys() & setting.get("type", ()):
             with contextlib.suppress(ValueError):
                 value = records.decode(environment.get(variable, "").encode())
-            if variable in environment and not isinstance(value, _IN_JSON[kind]):
+            if variable in environment and type(value) is not _IN_JSON[kind]:
                 yield f"{variable}: it must be JSON, of type {kind}, or left out."
 
 
@@ -215,4 +215,6 @@ def without_value(sentence: str) -> str:
     kinds = ", ".join(kind for kind in schema["type"] if kind != "null")
     if "enum" in schema:
         kinds = f"one of {', '.join(filter(None, schema['enum']))}"
+    elif "maximum" in schema:
+        kinds += f" from {schema['minimum']} to {schema['maximum']}"
     return f"{found[1]}: {subject} must be {kinds}. {setting['description']}"

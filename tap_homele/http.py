@@ -5,6 +5,7 @@ Nothing here knows the endpoints of Homele.
 
 import email.utils
 import functools
+import re
 import threading
 import time
 import typing as t
@@ -21,7 +22,7 @@ from singer_sdk.exceptions import RetriableAPIError
 from tap_homele.errors import PageError
 from tap_homele.records import decode, utc_now
 
-# How often in a row, and for how long in all, the tap waits as the API asks it to.
+# How often, and for how long in all, a request waits as the API asks it to.
 MAX_TOLD_WAITS = 10
 MAX_TOLD_SECONDS = 15 * 60
 # The pauses, in seconds, after any other failure: about two minutes in all.
@@ -66,8 +67,8 @@ def waits() -> Generator[float, RetriableAPIError, None]:
 
     - 429, or 503 with Retry-After (Laravel's maintenance mode): one second more than
       the API says, because Laravel with Redis says 0 for most of the last second of a
-      window that it still blocks. If a 429 says nothing, exponential. Up to ten times
-      in a row, and a quarter of an hour in all.
+      window that it still blocks. If a 429 says nothing, exponential. Up to ten times,
+      and a quarter of an hour in all.
     - Nobody at the address, before any answer: for about ten seconds in all.
     - Anything else: exponential, for about two minutes in all.
     """
@@ -87,7 +88,6 @@ def waits() -> Generator[float, RetriableAPIError, None]:
             if told_waits > MAX_TOLD_WAITS or told_seconds > MAX_TOLD_SECONDS:
                 return
         else:
-            told_waits, told_seconds = 0, 0.0
             is_first = isinstance(failure, UnreachableError)
             wait = next(first_pauses if is_first else pauses, 0)
         if not wait:
@@ -223,12 +223,8 @@ _FAILURES: dict[type[Exception], str] = {
 }
 
 
-# Why a connection failed.
-_REASONS = {
-    "resolve": ": there is no such host",
-    "refused": ": it was refused",
-    "connect timeout": ": nobody answers at {host}",
-}
+# Why a connection failed: the error of the operating system, or its time-out.
+_REASON = re.compile(r"\[Errno -?\d+\] ([\w ]+)|\(connect timeout")
 
 
 def endpoint_of(request: PreparedRequest) -> str:
@@ -261,8 +257,9 @@ def unanswered(request: PreparedRequest, error: Exception, answers: int) -> Exce
             "REQUESTS_CA_BUNDLE."
         )
     said = _FAILURES[exceptions.Timeout if "Read timed out" in str(error) else kind]
-    reason = next((r for part, r in _REASONS.items() if part in str(error)), "")
     host = urlsplit(request.url or "").netloc
-    sentence = f"{endpoint} failed: {(said + reason).format(host=host)}."
-    failure = UnreachableError if reason and not answers else RetriableAPIError
-    return failure(sentence)
+    # What is before it holds the query.
+    cause = _REASON.search(str(error).rpartition("(Caused by ")[2])
+    why = f": {cause[1] or f'nobody answers at {host}'}" if cause else ""
+    failure = UnreachableError if cause and not answers else RetriableAPIError
+    return failure(f"{endpoint} failed: {said.format(host=host)}{why}.")

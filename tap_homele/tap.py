@@ -1,8 +1,6 @@
 """The tap: its streams and its command line."""
 
-import contextlib
 import io
-import json
 import logging
 import os
 import signal
@@ -10,6 +8,7 @@ import sys
 import threading
 import typing as t
 
+import msgspec
 from singer_sdk import Tap
 from singer_sdk.contrib.msgspec import MsgSpecWriter
 from singer_sdk.exceptions import ConfigValidationError, FatalAPIError
@@ -32,7 +31,9 @@ _NOT_EACH_REQUEST = MetricExclusionFilter(
 
 _NOTHING = "No stream is selected, so nothing is read. Select customers.*, say."
 
-_NO_STATE = 'The state is ignored: it should be {"bookmarks": {"customers": {…}}}.'
+_NO_STATE = (
+    'The state is not like {"bookmarks": {"customers": {…}}}: reading all customers.'
+)
 
 
 class Writer(MsgSpecWriter):
@@ -136,17 +137,17 @@ class TapHomele(Tap):
         try:
             for option in ("state", "catalog"):
                 if file := kwargs[option]:
-                    text = _check_json(option, file.name, file.read())
-                    kwargs[option] = io.StringIO(text)
+                    kwargs[option] = _checked(option, file)
             super().invoke(**kwargs)
         except FatalAPIError as error:
             debug = cls.logger.isEnabledFor(logging.DEBUG)
             cls.logger.error("%s", error, exc_info=debug)
             sys.exit(1)
-        except BrokenPipeError:
+        except OSError as error:
             cls.logger.error(
-                "The target ended before the tap: see what it says above, and run both "
-                "again. Nothing is lost."
+                "The target takes no more messages (%s): see what it says above, and "
+                "run both again. Nothing is lost.",
+                error,
             )
             # Python would complain again when it flushes what is left.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -170,19 +171,29 @@ class TapHomele(Tap):
             ctx.exit(1)
 
 
-def _check_json(option: str, name: str, text: str) -> str:
-    """Check a file of the command line, which the SDK takes for a JSON object.
+class Entry(msgspec.Struct):
+    """A stream in a catalog, as far as the SDK takes it for granted."""
+
+    tap_stream_id: str
+    schema: dict[str, t.Any]
+    metadata: list[dict[str, t.Any]]
+
+
+def _checked(option: str, file: t.IO[str]) -> io.StringIO:
+    """Check a file of the command line, whose shape the SDK takes for granted.
 
     Returns:
         Its text, without the byte order mark that Windows likes to write.
 
     Raises:
-        FatalAPIError: If it is anything else.
+        FatalAPIError: If it is not what it should be.
     """
-    text = text.removeprefix("\ufeff")
-    with contextlib.suppress(ValueError):
-        if isinstance(json.loads(text), dict):
-            return text
-    raise FatalAPIError(
-        f"The file of --{option}, {name}, is not JSON. It should hold one JSON object."
-    )
+    kind = dict[str, t.Any] if option == "state" else dict[str, list[Entry]]
+    try:
+        text = file.read().removeprefix("\ufeff")
+        msgspec.json.decode(text, type=kind)
+    except ValueError as error:
+        raise FatalAPIError(
+            f"The file of --{option}, {file.name}, cannot be read: {error}."
+        ) from None
+    return io.StringIO(text)

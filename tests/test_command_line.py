@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,12 +19,13 @@ from tests.test_created import warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.conftest import Serve
     from tests.sandbox import Sandbox
 
-NO_STATE = 'The state is ignored: it should be {"bookmarks": {"customers": {…}}}.'
+NO_STATE = (
+    'The state is not like {"bookmarks": {"customers": {…}}}: reading all customers.'
+)
 MARK = "\ufeff"  # what Windows writes before a text
 
 
@@ -72,17 +74,36 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 BROKEN = ['{"auth_token": "x",}', "", "auth_token: x", "[1]", '"text"']
 
 
-@pytest.mark.parametrize("text", BROKEN)
+@pytest.mark.parametrize("text", [*BROKEN, "{}".encode("utf-16")])
 @pytest.mark.parametrize("option", ["state", "catalog"])
 def test_a_file_that_is_no_json_object(
-    command: Command, caplog: pytest.LogCaptureFixture, text: str, option: str
+    command: Command, caplog: pytest.LogCaptureFixture, text: Any, option: str
 ) -> None:
-    file = command.file("broken", text)
+    path = command.folder / "broken"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
 
-    code, _ = command.run("--config", command.settings(), f"--{option}", file)
+    code, _ = command.run("--config", command.settings(), f"--{option}", str(path))
 
-    said = f"The file of --{option}, {file}, is not JSON. It should hold one JSON "
-    assert (code, errors(caplog)) == (1, [f"{said}object."])
+    (said,) = errors(caplog)
+    assert code == 1
+    assert said.startswith(f"The file of --{option}, {path}, cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [None, 5, [None], [{}], [{"tap_stream_id": "customers"}]],
+)
+def test_a_catalog_of_another_shape(
+    command: Command, caplog: pytest.LogCaptureFixture, streams: Any
+) -> None:
+    file = command.file("catalog.json", {"streams": streams})
+
+    code, _ = command.run("--config", command.settings(), "--catalog", file)
+
+    (said,) = errors(caplog)
+    assert code == 1
+    assert said.startswith(f"The file of --catalog, {file}, cannot be read: ")
+    assert "`$[...]" in said
 
 
 @pytest.mark.parametrize("text", [*BROKEN, None, ..., "{}".encode("utf-16")])
@@ -153,6 +174,7 @@ def test_a_byte_order_mark_is_read_over(command: Command) -> None:
         ("PAGE_SIZE", "many", "integer"),
         ("PAGE_SIZE", "", "integer"),
         ("PAGE_SIZE", "1.5", "integer"),
+        ("PAGE_SIZE", "true", "integer"),
         ("STREAM_MAPS", "x", "object"),
     ],
 )
@@ -315,6 +337,25 @@ def test_the_line_of_the_sdk_above_an_error_is_for_debugging(
     assert [r.levelname for r in caplog.records if r.getMessage() == line] == ["DEBUG"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_the_disk_is_full(command: Command) -> None:
+    tap = [sys.executable, "-m", "tap_homele", "--config", command.settings()]
+
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            tap,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=clean_environment(),
+        )
+
+    assert ended.returncode == 1
+    (error,) = [x for x in ended.stderr.splitlines() if " INFO " not in x]
+    assert "The target takes no more messages ([Errno 28] No space left" in error
+
+
 def test_the_target_ends_first(command: Command) -> None:
     for row in make_customers(3000, seed=3):
         command.sandbox.add(row)
@@ -337,6 +378,6 @@ def test_the_target_ends_first(command: Command) -> None:
     (error,) = [line for line in log.splitlines() if " INFO " not in line]
     assert "ERROR" in error
     assert error.endswith(
-        "The target ended before the tap: see what it says above, and run both again. "
-        "Nothing is lost."
+        "The target takes no more messages ([Errno 32] Broken pipe): see what it says "
+        "above, and run both again. Nothing is lost."
     )

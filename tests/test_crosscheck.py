@@ -393,7 +393,7 @@ def test_a_round_begins_anew_a_week_after_it_began(
         # The log tells when they will arrive.
         again = (TODAY + 7 * DAY).date()
         assert summary(caplog).endswith(
-            f"Cross-check: the next round begins on {again}."
+            f"Older created dates are compared again on {again}."
         )
     company.now += 2 * DAY
     company.run()

@@ -44,7 +44,7 @@ def port() -> int:
 
 def environment(folder: Path, port: int) -> dict[str, str]:
     return clean_environment() | {
-        "SANDBOX_URL": f"http://127.0.0.1:{port}",
+        "TAP_HOMELE_SANDBOX_API_URL": f"http://127.0.0.1:{port}",
         "SANDBOX_FOLDER": str(folder / ".sandbox"),
     }
 
@@ -183,7 +183,7 @@ def test_a_taken_port_is_named(folder: Path, port: int) -> None:
     assert started.returncode == 1
     assert started.stderr == (
         f"Port {port} is taken. Put another one into .env, such as "
-        f"SANDBOX_URL=http://127.0.0.1:{port + 1}\n"
+        f"TAP_HOMELE_SANDBOX_API_URL=http://127.0.0.1:{port + 1}\n"
     )
     assert alive(folder) == []
 

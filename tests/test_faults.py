@@ -526,7 +526,7 @@ def test_connection_refused(
     else:
         sandbox.serve(port)
         assert waited == [*FAILURE_WAITS]
-        failed = f"the connection to 127.0.0.1:{port} failed: it was refused."
+        failed = f"the connection to 127.0.0.1:{port} failed: Connection refused."
         sentence = f"{LIST} failed: {failed}"
         stops_and_goes_on(sandbox, ended, Fault(None, sentence, waited), run)
 

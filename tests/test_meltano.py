@@ -52,11 +52,15 @@ def project(port: int) -> Iterator[Path]:
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
-    meltano_yml = folder / "meltano.yml"
-    meltano_yml.write_text(meltano_yml.read_text().replace("18923", str(port)))
+    (folder / ".env").write_text(sandbox_at(port))
     yield folder
     leave(folder)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def sandbox_at(port: int) -> str:
+    """Give the line for ``.env`` that moves the demo's sandbox to a port."""
+    return f"TAP_HOMELE_SANDBOX_API_URL=http://127.0.0.1:{port}\n"
 
 
 @pytest.fixture
@@ -183,7 +187,7 @@ def test_the_demo_keeps_away_from_a_real_account(project: Path) -> None:
         )
     )
     (project / ".env").write_text(
-        "TAP_HOMELE_AUTH_TOKEN=1|real\n"
+        (project / ".env").read_text() + "TAP_HOMELE_AUTH_TOKEN=1|real\n"
         "TAP_HOMELE_API_URL=https://crm.acme.example\n"
         "TARGET_POSTGRES_SQLALCHEMY_URL=postgresql://real.example/warehouse\n"
     )

@@ -63,11 +63,11 @@ def errors(config: dict[str, Any]) -> list[str]:
         ),
         (
             TOKEN | {"page_size": 0},
-            "page_size: it must be integer. Customers per request, 1 to 100.",
+            "page_size: it must be integer from 1 to 100.",
         ),
         (
             TOKEN | {"page_size": 101},
-            "page_size: it must be integer. Customers per request, 1 to 100.",
+            "page_size: it must be integer from 1 to 100.",
         ),
         (
             TOKEN | {"filter_owner_ids": ["Dana"]},
@@ -181,10 +181,7 @@ def test_as_a_command_a_wrong_setting_ends_with_1(serve: Serve, tmp_path: Path) 
     result = run(tmp_path, sandbox, page_size=500)
 
     assert result.returncode == 1
-    assert (
-        "page_size: it must be integer. Customers per request, 1 to 100."
-        in result.stderr
-    )
+    assert "page_size: it must be integer from 1 to 100." in result.stderr
     assert result.stdout == ""
     assert sandbox.requests == []
 
@@ -210,7 +207,7 @@ def test_a_file_that_is_not_json_is_named(
     )
 
     assert result.returncode == 1
-    assert f"The file of --{option}, {empty}, is not JSON." in result.stderr
+    assert f"The file of --{option}, {empty}, cannot be read: " in result.stderr
     assert "Traceback" not in result.stderr
 
 

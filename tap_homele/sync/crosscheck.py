@@ -128,7 +128,7 @@ def compare(read: Read, scan: Scan, walk: Walk) -> Iterator[Page]:
         if not is_new_round:
             # Until then an import with older dates, and no activities, is not noticed.
             again = to_day(earlier(memory.cross_check.began, -ROUND_EVERY))
-            scan.gaps.append(f"Cross-check: the next round begins on {again}")
+            scan.gaps.append(f"Older created dates are compared again on {again}")
     except NoRequestsLeftError:
         compared = min(memory.cross_check.compared, len(walk.ids))
         scan.gaps.append(

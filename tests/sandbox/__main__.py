@@ -38,7 +38,7 @@ sys.path[0] = str(ROOT)
 from tests.sandbox.server import TOKEN, Sandbox  # noqa: E402
 
 FOLDER = Path(os.environ.get("SANDBOX_FOLDER", ROOT / ".sandbox")).resolve()
-URL = os.environ.get("SANDBOX_URL") or "http://127.0.0.1:18923"
+URL = os.environ.get("TAP_HOMELE_SANDBOX_API_URL") or "http://127.0.0.1:18923"
 POSTGRES = FOLDER / "postgres"
 # Written when all is ready; holds the pid of the keeper.
 READY = FOLDER / "ready.json"
@@ -264,7 +264,7 @@ def _check_port(port: int) -> None:
         except OSError:
             _fail(
                 f"Port {port} is taken. Put another one into .env, such as "
-                f"SANDBOX_URL=http://127.0.0.1:{port + 1}"
+                f"TAP_HOMELE_SANDBOX_API_URL=http://127.0.0.1:{port + 1}"
             )
 
 
