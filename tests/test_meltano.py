@@ -368,8 +368,8 @@ def test_interrupted_and_refreshed(project: Path, serve: Serve, warehouse: str) 
 
     assert result.returncode == 0, result.stdout
     assert sandbox.urls[0] == "/customers?per_page=100"
-    # The list, and its head again.
-    assert len(sandbox.urls) == 10 + 1
+    # The list, its head again, and what was created since.
+    assert len(sandbox.urls) == 10 + 1 + 1
     state = state_of(project)
     assert state.pop("scan") == []
     assert state.pop("scan_by") is None
@@ -377,7 +377,7 @@ def test_interrupted_and_refreshed(project: Path, serve: Serve, warehouse: str) 
     assert set(state) == {
         *("replication_key", "replication_key_value", "fingerprint"),
         *("compared_until", "undated", "margins", "cross_check"),
-        *("full_scan", "covered_until"),
+        *("full_scan", "covered_until", "covered_id"),
     }
     assert table(warehouse, "tap_homele") == in_utc(sandbox)
 
