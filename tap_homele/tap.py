@@ -192,7 +192,7 @@ def _checked(option: str, file: t.IO[str]) -> io.StringIO:
     try:
         text = file.read().removeprefix("\ufeff")
         msgspec.json.decode(text, type=kind)
-    except ValueError as error:
+    except (ValueError, msgspec.MsgspecError) as error:
         raise FatalAPIError(
             f"The file of --{option}, {file.name}, cannot be read: {error}."
         ) from None

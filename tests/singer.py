@@ -150,7 +150,11 @@ def run(
     state: dict[str, Any] | None = None,
     **settings: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the tap as a command, as a user or Meltano does."""
+    """Run the tap as a command, as a user or Meltano does.
+
+    What is written in capitals is a variable of the environment.
+    """
+    variables = {name: settings.pop(name) for name in [*settings] if name.isupper()}
     config = folder / "config.json"
     config.write_text(json.dumps(config_for(sandbox, **settings)))
     command = [sys.executable, "-m", "tap_homele", "--config", str(config)]
@@ -158,7 +162,11 @@ def run(
         (folder / "state.json").write_text(json.dumps(state))
         command += ["--state", str(folder / "state.json")]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=clean_environment()
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=clean_environment() | variables,
     )
 
 

@@ -114,6 +114,24 @@ def test_it_syncs(installed: Path, serve: Serve, tmp_path: Path) -> None:
     assert len(parse(said).records) == 150
 
 
+def test_the_extra_for_made_up_values(dist: Path, serve: Serve, tmp_path: Path) -> None:
+    """Without it, ``fake`` is not known to a stream map."""
+    (wheel,) = dist.glob("*.whl")
+    settings = config_for(
+        serve(20),
+        stream_maps={"customers": {"name": "fake.name()"}},
+        faker_config={"seed": 7, "locale": "en_US"},
+    )
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(settings))
+    extra = f"tap-homele[faker] @ {wheel.as_uri()}"
+
+    said = command("uvx", "--from", extra, "tap-homele", "--config", config)
+
+    records = parse(said).records
+    assert len({record["name"] for record in records}) == len(records) == 20
+
+
 def test_no_file_has_two_owners(installed: Path) -> None:
     """Above all not ``backoff/``, which two distributions own."""
     code = (

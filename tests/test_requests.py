@@ -210,6 +210,40 @@ def test_the_real_rate_limit(serve: Serve, tmp_path: Path) -> None:
     assert "ERROR" not in result.stderr
 
 
+def test_a_good_run_has_no_warnings(serve: Serve, tmp_path: Path) -> None:
+    """With details, a cross-check, and fields that have no column."""
+    settings = {"scan_by": "auto", "customer_details": True}
+
+    first = run(tmp_path, serve(150), LOGLEVEL="WARNING", **settings)
+
+    assert first.returncode == 0
+    assert len(parse(first.stdout).records) == 150 + 150
+    assert first.stderr == ""
+
+
+def test_a_structured_log_has_whole_lines(sandbox: Sandbox, tmp_path: Path) -> None:
+    """As Meltano asks for it: one JSON object a line."""
+    path = tmp_path / "logging.yaml"
+    path.write_text(
+        "version: 1\n"
+        "disable_existing_loggers: false\n"
+        "formatters: {json: {(): singer_sdk.logging.StructuredFormatter}}\n"
+        "handlers: {err: {class: logging.StreamHandler, formatter: json}}\n"
+        "root: {level: INFO, handlers: [err]}\n"
+    )
+    sandbox.fail(faults.too_many("0"), at=2)
+
+    ended = run(tmp_path, sandbox, SINGER_SDK_LOG_CONFIG=str(path))
+
+    lines = [json.loads(line)["message"] for line in ended.stderr.splitlines()]
+    (last,) = [line for line in lines if " and sent, in " in line]
+    assert last.startswith("customers: 350 read, 350 changed and sent, in 6 requests")
+    wait = (
+        "customers: 100 read, 100 changed, 2 requests; waiting 1 s for the rate limit."
+    )
+    assert wait in lines
+
+
 def test_the_log_has_no_line_for_each_request(sandbox: Sandbox, tmp_path: Path) -> None:
     result = run(tmp_path, sandbox)
 
