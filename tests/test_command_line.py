@@ -352,7 +352,8 @@ def test_the_disk_is_full(command: Command) -> None:
         )
 
     assert ended.returncode == 1
-    (error,) = [x for x in ended.stderr.splitlines() if " INFO " not in x]
+    (error,) = [x for x in ended.stderr.splitlines() if " | ERROR " in x]
+    assert "Traceback" not in ended.stderr
     assert "The target takes no more messages ([Errno 28] No space left" in error
 
 
@@ -375,8 +376,9 @@ def test_the_target_ends_first(command: Command) -> None:
         log = running.stderr.read()
 
     assert running.returncode == 1
-    (error,) = [line for line in log.splitlines() if " INFO " not in line]
-    assert "ERROR" in error
+    (error,) = [line for line in log.splitlines() if " | ERROR " in line]
+    assert "Traceback" not in log
+    assert "Exception ignored" not in log
     assert error.endswith(
         "The target takes no more messages ([Errno 32] Broken pipe): see what it says "
         "above, and run both again. Nothing is lost."
