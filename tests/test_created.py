@@ -153,6 +153,22 @@ def test_windows_are_complete_whatever_the_filters_mean(
     assert len(sandbox.requests) <= 3.5 * count / 100
 
 
+@pytest.mark.parametrize("a_day", [10, 30])
+def test_customers_of_overlapping_windows_come_once(
+    serve_rows: Callable[..., Sandbox], a_day: int
+) -> None:
+    """Where all are created at midnight, a window overlaps with the two before it."""
+    rows = spread(600, days=600 // a_day)
+    for row in rows:
+        row["created_at"] = f"{row['created_at'][:10]}T00:00:00+00:00"
+    sandbox = serve_rows(rows)
+
+    output = sync(sandbox, scan_by="created_date")
+
+    assert is_complete(sandbox, output)
+    assert len(output.ids) == 600
+
+
 @pytest.mark.parametrize("inclusive", [True, False])
 def test_neighbouring_windows_leave_no_day_out(
     serve: Serve, *, inclusive: bool

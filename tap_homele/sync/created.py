@@ -108,12 +108,11 @@ def by_created_date(read: Read, scan: Scan, hint: Hint) -> Iterator[Page]:
     if scan.memory.margins is None:
         days = Counter(map(created_on, page.records))
         hint, scan.memory.margins = Hint(newest=max(days)), find_margins(read, days)
-    before = scan.resumes.created_before if scan.resumes else None
     seen, unreadable = dict[int, tuple[str, str]](), list[str]()
-    for window in windows(read, scan, before, hint):
+    for window in windows(read, scan, scan.checkpoint.created_before, hint):
         count = 0
-        # Neighbours overlap, and no others: a customer comes once.
-        seen = dict([*seen.items()][-MAX_PAGE_SIZE:])
+        # With margins a window overlaps with the two before it, at most.
+        seen = dict([*seen.items()][-2 * MAX_PAGE_SIZE :])
         try:
             for page in itertools.chain([window.page], window.rest):
                 count += len(page.records)
