@@ -28,6 +28,7 @@ _NOT_EACH_REQUEST = MetricExclusionFilter(
     tags={"stream": CustomerDetailsStream.name},
 )
 
+_INVALID = "Config validation failed"
 
 _NOTHING = "No stream is selected, so nothing is read. Select customers.*, say."
 
@@ -44,10 +45,21 @@ class Writer(MsgSpecWriter):
 
         Args:
             message: Any. If it is not a record, the target gets it now, and all before.
+
+        Raises:
+            FatalAPIError: If nobody takes it: the target has ended, say.
         """
-        sys.stdout.buffer.write(self.format_message(message))
-        if not isinstance(message, RecordMessage):
-            sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(self.format_message(message))
+            if not isinstance(message, RecordMessage):
+                sys.stdout.buffer.flush()
+        except OSError as error:
+            # Python would complain again when it flushes what is left.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise FatalAPIError(
+                f"The target takes no more messages ({error}): see what it says above, "
+                "and run both again. Nothing is lost."
+            ) from None
 
 
 class TapHomele(Tap):
@@ -79,14 +91,14 @@ class TapHomele(Tap):
         except ValueError:
             # The SDK takes for granted that the environment can be read.
             errors = list(config.environment_errors(self.config_jsonschema, os.environ))
-            raise ConfigValidationError(
-                "Config validation failed", errors=errors
-            ) from None
+            if not errors:
+                raise
+            raise ConfigValidationError(_INVALID, errors=errors) from None
         # Its messages hold the query of a request, and that may hold a person's name.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
         self.metrics_logger.addFilter(_NOT_EACH_REQUEST)
         if validate_config and (errors := list(config.setting_errors(self.config))):
-            raise ConfigValidationError("Config validation failed", errors=errors)
+            raise ConfigValidationError(_INVALID, errors=errors)
         if validate_config and not any(s.selected for s in self.streams.values()):
             self.logger.warning(_NOTHING)
         # The SDK's own handlers exit with 0.
@@ -143,15 +155,6 @@ class TapHomele(Tap):
             debug = cls.logger.isEnabledFor(logging.DEBUG)
             cls.logger.error("%s", error, exc_info=debug)
             sys.exit(1)
-        except OSError as error:
-            cls.logger.error(
-                "The target takes no more messages (%s): see what it says above, and "
-                "run both again. Nothing is lost.",
-                error,
-            )
-            # Python would complain again when it flushes what is left.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
 
     @classmethod
     def cb_config(cls, ctx: t.Any, param: t.Any, value: tuple[str, ...]) -> t.Any:
@@ -171,7 +174,7 @@ class TapHomele(Tap):
             ctx.exit(1)
 
 
-class Entry(msgspec.Struct):
+class _CatalogEntry(msgspec.Struct):
     """A stream in a catalog, as far as the SDK takes it for granted."""
 
     tap_stream_id: str
@@ -188,7 +191,7 @@ def _checked(option: str, file: t.IO[str]) -> io.StringIO:
     Raises:
         FatalAPIError: If it is not what it should be.
     """
-    kind = dict[str, t.Any] if option == "state" else dict[str, list[Entry]]
+    kind = dict[str, t.Any] if option == "state" else dict[str, list[_CatalogEntry]]
     try:
         text = file.read().removeprefix("\ufeff")
         msgspec.json.decode(text, type=kind)

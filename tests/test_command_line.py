@@ -196,6 +196,18 @@ def test_a_variable_that_the_sdk_cannot_read(
     ]
 
 
+def test_another_error_is_not_blamed_on_the_environment(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: TapHomele) -> None:
+        raise ValueError("something else")
+
+    monkeypatch.setattr(TapHomele, "setup_mapper", fail)
+
+    with pytest.raises(ValueError, match="something else"):
+        TapHomele(config=config_for(command.sandbox))
+
+
 # The state.
 
 
@@ -335,6 +347,22 @@ def test_the_line_of_the_sdk_above_an_error_is_for_debugging(
     assert said.startswith("Homele does not know the token")
     line = "An unhandled error occurred while syncing 'customers'"
     assert [r.levelname for r in caplog.records if r.getMessage() == line] == ["DEBUG"]
+
+
+def test_a_batch_that_cannot_be_written_is_not_blamed_on_the_target(
+    command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    batches = {
+        "encoding": {"format": "jsonl", "compression": "gzip"},
+        # A file, and not a folder.
+        "storage": {"root": f"file://{command.settings()}/batches"},
+    }
+    settings = command.settings(batch_config=batches)
+
+    ended = CliRunner().invoke(TapHomele.get_singer_command(), ["--config", settings])
+
+    assert isinstance(ended.exception, OSError)
+    assert not any("target" in line for line in errors(caplog))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
