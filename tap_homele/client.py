@@ -29,7 +29,6 @@ REPORT_EVERY = 60
 
 _NO_PARTS = "Nothing of %s is selected, so this column stays empty. Select it, too."
 
-
 # What to do about an answer that will not change, by its status. 302 is a redirect,
 # 0 a 401 or 403 that is not in JSON.
 REFUSALS: t.Final[dict[int, str]] = {
@@ -145,17 +144,15 @@ class HomeleStream(RESTStream[str | None]):
 
     def progress(self) -> str:
         """Say how far this stream is."""
-        return ""
+        return "reading"
 
     def report(self, more: str = "") -> None:
         """Log how far the run is, each minute, or now with more to be said."""
         session = self.session
         if more or time.monotonic() - session.reported > REPORT_EVERY:
             session.reported = time.monotonic()
-            said = (
-                f"{self.name}: {self.progress()}, {session.requests:,} requests{more}."
-            )
-            self.logger.info(said)
+            asked = f"{session.requests:,} requests"
+            self.logger.info("%s: %s, %s%s.", self.name, self.progress(), asked, more)
 
     def backoff_handler(self, details: t.Any) -> None:
         """Log that the tap waits before it tries a request again.

@@ -28,8 +28,8 @@ from tap_homele.sync.scan import Checkpoint, Page, Scan
 # all these customers were deleted.
 MAX_MISSING = 20
 
-# Below so many customers a full scan takes less than a minute of the rate limit, or
-# little more, and the log does not speak of quick runs.
+# So many customers pass the rate limit in a minute. Below, quick runs are not worth it,
+# and the log does not speak of them.
 MANY_CUSTOMERS = 6000
 
 

@@ -405,6 +405,25 @@ def test_a_quick_run_that_cannot_be_read_becomes_a_full_scan(
     assert said == f"The quick run failed, a full scan follows: {reasons[fault]}"
 
 
+def test_a_full_scan_after_a_quick_one_that_failed_counts_anew(
+    account: Account, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MANY_CUSTOMERS", 900)
+    account.edit(account.ids[4])
+    account.run(full_scan_every_hours=0)  # the bookmark is recent now
+    account.now += HOUR
+    account.active(account.ids[0])
+    account.now += timedelta(minutes=6)
+    account.edit(account.ids[0])
+    account.sandbox.ignored = ("filter[date_from]",)
+
+    output = account.run(scan_by="cursor")
+
+    assert output.ids.count(account.ids[0]) == 2
+    assert "customers: 1,000 read, 2 changed and sent, in " in summary(caplog)
+    assert "With quick runs 1 of these 2 customers would have" in summary(caplog)
+
+
 # What to decide by.
 
 

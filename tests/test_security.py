@@ -146,33 +146,36 @@ def test_a_ca_bundle_of_the_environment_is_used(
     assert len(output.ids) == 5
 
 
-def test_a_ca_bundle_that_does_not_exist_is_named(
-    secure: Sandbox, waited: list[float], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        (
+            "REQUESTS_CA_BUNDLE",
+            "/no/such.pem",
+            (
+                "Could not find a suitable TLS CA certificate bundle, invalid path: "
+                "/no/such.pem"
+            ),
+        ),
+        # It needs a package that is not installed.
+        ("ALL_PROXY", "socks5h://me:hush@127.0.0.1:9", "InvalidSchema"),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_named(  # noqa: PLR0913, PLR0917
+    secure: Sandbox,
+    waited: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    reason: str,
 ) -> None:
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such.pem")
+    monkeypatch.setenv(variable, value)
 
     with pytest.raises(FatalAPIError) as error:
         sync(secure, api_url=f"https://127.0.0.1:{secure.port}")
 
     assert str(error.value) == (
-        f"{LIST} could not be sent: Could not find a suitable TLS CA certificate "
-        "bundle, invalid path: /no/such.pem. Check the environment variables "
-        "HTTPS_PROXY, ALL_PROXY (a SOCKS proxy needs the package PySocks) and "
-        "REQUESTS_CA_BUNDLE."
-    )
-    assert waited == []
-
-
-def test_a_socks_proxy_needs_a_package(
-    secure: Sandbox, waited: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ALL_PROXY", "socks5h://me:hush@127.0.0.1:9")
-
-    with pytest.raises(FatalAPIError) as error:
-        sync(secure, api_url=f"https://127.0.0.1:{secure.port}")
-
-    assert str(error.value) == (
-        f"{LIST} could not be sent: InvalidSchema. Check the environment variables "
+        f"{LIST} could not be sent: {reason}. Check the environment variables "
         "HTTPS_PROXY, ALL_PROXY (a SOCKS proxy needs the package PySocks) and "
         "REQUESTS_CA_BUNDLE."
     )

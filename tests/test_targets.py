@@ -197,8 +197,7 @@ def csv_file(
 
 
 # The package, what reads it back, and what docs/targets.md says of it.
-Load = Any
-TARGETS: dict[str, tuple[Load, str]] = {
+TARGETS: dict[str, tuple[Callable[..., Callable[[str], list[Row]]], str]] = {
     "meltanolabs-target-postgres==0.8.1": (postgres, "`jsonb`"),
     "pipelinewise-target-postgres==2.1.2": (
         postgres,

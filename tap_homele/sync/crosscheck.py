@@ -136,7 +136,7 @@ def compare(read: Read, scan: Scan, walk: Walk) -> Iterator[Page]:
             "skipped; the next run goes on"
         )
     except PageError as error:
-        failed = str(error).partition(" Giving up")[0]
+        failed = error.what
         scan.warn(f"Whether the cursor skips customers could not be checked: {failed}")
     if memory.undated:
         scan.warn(created.UNDATED)

@@ -56,10 +56,9 @@ def quick_or_full(read: Read, scan: Scan, full: Iterator[Page]) -> Iterator[Page
         for page in itertools.chain(reread_head(read, scan, since), new(read, scan)):
             yield without_seen(page, seen)
     except PageError as error:
-        reason = str(error).partition(" Giving up")[0]
-        logger.warning("The quick run failed, a full scan follows: %s", reason)
+        logger.warning("The quick run failed, a full scan follows: %s", error.what)
         scan.quick_since = ""
-        scan.read = scan.sent = 0
+        scan.restart()
         yield from full
 
 

@@ -235,9 +235,8 @@ class Scan:
         for record in changed if bookmark else ():
             edited = record["updated_at"] or ""
             seen = max(record["last_activity_at"] or "", record["created_at"] or "")
-            self.edited += edited != bookmark and soon_after(seen) < max(
-                edited, bookmark
-            )
+            is_late = soon_after(seen) < max(edited, bookmark)
+            self.edited += is_late and edited != bookmark
 
     @property
     def signpost(self) -> str:
@@ -260,13 +259,17 @@ class Scan:
         logger.warning(sentence)
         self.gaps.append(sentence.rstrip("."))
 
+    def restart(self) -> None:
+        """Forget what was counted and found: all customers are read again."""
+        self.gaps.clear()
+        self.read = self.sent = self.edited = 0
+
     def leave_cursor(self, reason: str) -> None:
         """Read by created date from now on. Send all: any may have been skipped.
 
         What the cursor may have missed does not matter any more.
         """
         logger.warning("%s Reading the list by created date, from now on.", reason)
-        self.gaps.clear()
-        self.read = self.sent = self.edited = 0
+        self.restart()
         self.checkpoint.by_created_date = True
         self.checkpoint.bookmark = self.first_bookmark

@@ -37,6 +37,7 @@ sys.path[0] = str(ROOT)
 
 from tests.sandbox.server import TOKEN, Sandbox  # noqa: E402
 
+# The tests have demos of their own, in other folders.
 FOLDER = Path(os.environ.get("SANDBOX_FOLDER", ROOT / ".sandbox")).resolve()
 URL = os.environ.get("TAP_HOMELE_SANDBOX_API_URL") or "http://127.0.0.1:18923"
 POSTGRES = FOLDER / "postgres"
