@@ -258,8 +258,8 @@ def unanswered(request: PreparedRequest, error: Exception, answers: int) -> Exce
         )
     said = _FAILURES[exceptions.Timeout if "Read timed out" in str(error) else kind]
     host = urlsplit(request.url or "").netloc
-    # What is before it holds the query.
-    cause = _REASON.search(str(error).rpartition("(Caused by ")[2])
+    # A query cannot match: its brackets are escaped.
+    cause = _REASON.search(str(error))
     why = f": {cause[1] or f'nobody answers at {host}'}" if cause else ""
     failure = UnreachableError if cause and not answers else RetriableAPIError
     return failure(f"{endpoint} failed: {said.format(host=host)}{why}.")

@@ -10,6 +10,7 @@ import pytest
 
 from tap_homele import state, streams
 from tap_homele.sync import created, quick, scan
+from tests.sandbox import faults
 from tests.sandbox.customers import make_customers, spell
 from tests.singer import Output, catalog_of, sync
 from tests.test_created import stream_state, summary, warnings
@@ -422,6 +423,20 @@ def test_a_full_scan_after_a_quick_one_that_failed_counts_anew(
     assert output.ids.count(account.ids[0]) == 2
     assert "customers: 1,000 read, 2 changed and sent, in " in summary(caplog)
     assert "With quick runs 1 of these 2 customers would have" in summary(caplog)
+
+
+def test_a_full_scan_after_a_quick_one_that_failed_knows_nothing_of_its_doubts(
+    account: Account, caplog: pytest.LogCaptureFixture
+) -> None:
+    """New customers filled a page, and then the third page could not be read."""
+    account.add(230)
+    account.sandbox.requests.clear()
+    account.sandbox.fail(faults.refused(500, "Server Error"), at=4, times=8)
+
+    account.run(scan_by="cursor")
+
+    assert any("a full scan follows" in line for line in warnings(caplog))
+    assert "New customers fill a page" not in summary(caplog)
 
 
 # What to decide by.

@@ -210,6 +210,14 @@ def test_the_real_rate_limit(serve: Serve, tmp_path: Path) -> None:
     assert "ERROR" not in result.stderr
 
 
+def test_one_request_is_one(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
+    sync(serve(3))
+
+    assert any(" in 1 request and " in line for line in caplog.messages)
+
+
 def test_a_good_run_has_no_warnings(serve: Serve, tmp_path: Path) -> None:
     """With details, a cross-check, and fields that have no column."""
     settings = {"scan_by": "auto", "customer_details": True}
