@@ -131,6 +131,11 @@ def as_yaml(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10**6)
 
 
+def as_text(value: Any) -> str:
+    """Write a value of a setting as it stands in ``.env``: JSON, but for text."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def for_meltano() -> str:
     """Make the list of settings in ``meltano.yml``."""
     return textwrap.indent(as_yaml(meltano_settings()), " " * 4)
@@ -141,9 +146,7 @@ def for_environment() -> str:
     parts = []
     for name, schema in own_settings().items():
         lines = textwrap.wrap(schema["description"], 86)
-        example = EXAMPLES.get(name, "")
-        if not isinstance(example, str):
-            example = json.dumps(example)
+        example = as_text(EXAMPLES.get(name, ""))
         # What is needed stands ready to be filled in.
         hidden = "" if name in TapHomele.config_jsonschema["required"] else "# "
         variable = f"{hidden}TAP_HOMELE_{name.upper()}={example}"
@@ -159,12 +162,10 @@ def settings_table() -> str:
         if name in TapHomele.config_jsonschema["required"]:
             default = "required"
         elif "default" in schema:
-            value = schema["default"]
-            text = value if isinstance(value, str) else json.dumps(value)
-            default = f"`{text}`"
+            default = f"`{as_text(schema['default'])}`"
         says = schema["description"]
-        if {"array", "date"} & {schema["type"][0], schema.get("format")}:
-            says += f" Like `{json.dumps(EXAMPLES[name])}`."
+        if {"array", "date", "date-time"} & {schema["type"][0], schema.get("format")}:
+            says += f" Like `{as_text(EXAMPLES[name])}`."
         rows.append(f"| `{name}` | {default} | {says} |")
     return "\n".join(rows).replace("|  |", "| |") + "\n"
 
