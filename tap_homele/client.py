@@ -1,10 +1,10 @@
-"""The base classes of the streams: requests, envelope, errors; the SDK's defaults."""
+"""The base class of the streams: requests, envelope, errors; the SDK's defaults."""
 
 import functools
 import logging
 import re
-import time
 import typing as t
+import weakref
 from collections.abc import Iterator
 from http import HTTPStatus
 from urllib.parse import parse_qs, quote, quote_plus, urlsplit
@@ -15,19 +15,27 @@ from singer_sdk.authenticators import BearerTokenAuthenticator
 from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 from singer_sdk.helpers.conform import TypeConformanceLevel
 from singer_sdk.helpers.types import Context, RequestFunc
-from singer_sdk.mapper import RemoveRecordTransform
 from singer_sdk.singerlib import Catalog, RecordMessage
 from singer_sdk.streams import RESTStream
 
 from tap_homele import records
 from tap_homele.config import base_url
-from tap_homele.errors import CursorError, PageError, TokenError
-from tap_homele.http import Session, body_of, endpoint_of, retry_after, waits
-
-# How often the log says how far a run is, in seconds.
-REPORT_EVERY = 60
-
-_NO_PARTS = "Nothing of %s is selected, so this column stays empty. Select it, too."
+from tap_homele.errors import (
+    ForbiddenError,
+    OutageError,
+    PageError,
+    ServerError,
+    TokenError,
+)
+from tap_homele.http import (
+    Session,
+    SuspectError,
+    body_of,
+    endpoint_of,
+    retry_after,
+    waits,
+)
+from tap_homele.pagination import CursorPaginator, page_error
 
 # What to do about an answer that will not change, by its status. 302 is a redirect,
 # 0 a 401 or 403 that is not in JSON.
@@ -50,6 +58,8 @@ REFUSALS: t.Final[dict[int, str]] = {
 class HomeleStream(RESTStream[str | None]):
     """A stream of the Homele API."""
 
+    primary_keys: t.ClassVar[list[str]] = ["id"]
+
     # The token goes to the configured host and to no other; and a redirect to a login
     # page, which Laravel can send, must not be taken for an answer.
     allow_redirects = False
@@ -57,14 +67,14 @@ class HomeleStream(RESTStream[str | None]):
     # Seconds to wait for a connection, and for each part of an answer.
     timeout: t.Any = (10, 60)
 
-    refusals = REFUSALS
+    # Records fit the schema already: there is nothing left for the SDK to conform.
+    TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
 
     def __init__(self, tap: t.Any) -> None:
         """Make a stream that uses the session of the tap."""
         super().__init__(tap)
         self.session: Session = tap.session
-        # The SDK asks for a body several times: it is parsed once.
-        self.read_answer = functools.lru_cache(maxsize=1)(read_answer)
+        self._answers = weakref.WeakKeyDictionary[requests.Response, records.Record]()
 
     @property
     def requests_session(self) -> Session:
@@ -94,10 +104,27 @@ class HomeleStream(RESTStream[str | None]):
         """Sends the token as ``Authorization: Bearer``."""
         return BearerTokenAuthenticator(token=self.config["auth_token"])
 
+    @functools.cached_property
+    def fitter(self) -> records.Fitter:
+        """Makes records of rows."""
+        flattening = self.config.get("flattening_enabled")
+        flattened = bool(flattening and self.config.get("flattening_max_depth"))
+        return records.Fitter(self.schema, flattened=flattened)
+
     def log(self, *args: t.Any, level: int = logging.INFO, **kwargs: t.Any) -> None:
         """Log what the SDK says; its line above each error only for LOGLEVEL=DEBUG."""
         level = logging.DEBUG if level == logging.ERROR else level
         super().log(*args, level=level, **kwargs)
+
+    def progress(self) -> str:
+        """Say how far this stream is, for the log of a long run."""
+        return "reading"
+
+    def read_answer(self, response: requests.Response) -> records.Record:
+        """Return the envelope of an answer. It is parsed once."""
+        if response not in self._answers:
+            self._answers[response] = parse_answer(response)
+        return self._answers[response]
 
     def validate_response(self, response: requests.Response) -> None:
         """Check an answer; inside the retries, so that half a body is tried again.
@@ -107,106 +134,169 @@ class HomeleStream(RESTStream[str | None]):
             PageError: If it will not, with what to do about it; ``TokenError``, if
                 that is about the token.
         """
-        status = response.status_code
-        if status == HTTPStatus.OK:
-            self.read_answer(response)
-            self.report()
-            return
-        endpoint, said = endpoint_of(response.request), quoted_message(response)
-        if status in {408, 429} or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise RetriableAPIError(
-                f"{endpoint} was answered with {status}{said}.", response
-            )
-        kind = HTTPStatus.FOUND if response.is_redirect else status
-        refusal = self.refusals.get(kind, "Homele refused {endpoint} ({said}).")
-        error = TokenError if status in {401, 403} else PageError
-        if error is TokenError and not body_of(response):
-            refusal, error = self.refusals[0], PageError
-        raise error(refusal.format(said=f"{status}{said}", endpoint=endpoint))
+        if response.status_code != HTTPStatus.OK:
+            raise refused(response)
+        self.read_answer(response)
+        self.session.report(self.name, self.progress())
 
     def request_decorator(self, func: RequestFunc) -> RequestFunc:
-        """Try a request again, as ``waits`` decides.
-
-        Args:
-            func: Sends a request and validates its answer.
-
-        Returns:
-            The same, with retries. It raises no ``RetriableAPIError``.
-        """
+        """Try a request again, as ``waits`` decides; raises no retriable error."""
         return backoff.on_exception(
             waits,
             RetriableAPIError,
             on_backoff=self.backoff_handler,
-            on_giveup=self.give_up,
+            on_giveup=lambda details: given_up(details, self.session.answers),
             jitter=None,
             logger=None,
         )(func)
 
-    def progress(self) -> str:
-        """Say how far this stream is."""
-        return "reading"
-
-    def report(self, more: str = "") -> None:
-        """Log how far the run is, each minute, or now with more to be said."""
-        session = self.session
-        if more or time.monotonic() - session.reported > REPORT_EVERY:
-            session.reported = time.monotonic()
-            asked = f"{session.requests:,} requests"
-            self.logger.info("%s: %s, %s%s.", self.name, self.progress(), asked, more)
-
     def backoff_handler(self, details: t.Any) -> None:
-        """Log that the tap waits before it tries a request again.
-
-        Args:
-            details: From python-backoff: the failure, and the seconds to wait.
-        """
+        """Log that the tap waits before it tries a request again."""
         failure, seconds = details["exception"], details["wait"]
-        status = getattr(failure.response, "status_code", None)
-        if status == HTTPStatus.TOO_MANY_REQUESTS:
-            self.report(f"; waiting {seconds:.0f} s for the rate limit")
-            self.session.reported += seconds  # the minute begins after the wait
+        if status_of(failure) == HTTPStatus.TOO_MANY_REQUESTS:
+            self.session.report(self.name, self.progress(), waits_for=seconds)
         else:
             self.logger.warning("%s Trying again in %.0f s.", failure, seconds)
 
-    def give_up(self, details: t.Any) -> None:
-        """Raise the error of a request that was tried often enough.
+    def get_new_paginator(self) -> CursorPaginator | None:
+        """Return what follows the cursor of a list."""
+        return CursorPaginator(self.read_answer)
 
-        Args:
-            details: From python-backoff: the failure.
-
-        Raises:
-            PageError: In any case; ``CursorError``, if the server fails on a cursor.
-        """
-        failure = details["exception"]
-        status = getattr(failure.response, "status_code", None)
-        told = retry_after(failure.response) or 0
-        later = f"in {told:.0f} seconds" if told > 0 else "later"
-        check = (
-            " If it has never worked, check the setting api_url, and the environment "
-            "variables HTTPS_PROXY and REQUESTS_CA_BUNDLE."
-        )
-        is_500 = status == HTTPStatus.INTERNAL_SERVER_ERROR
-        is_cursor = is_500 and "cursor=" in failure.response.url
-        error = CursorError if is_cursor else PageError
-        raise error(
-            f"{failure} Giving up: run the tap again {later}. The bookmark has not "
-            f"moved, so nothing is lost.{'' if self.session.answers else check}"
-        ) from None
+    def log_misfits(self) -> None:
+        """Log which fields did not fit their column, and which have none."""
+        for level, sentence in self.fitter.misfits_said():
+            self.logger.log(level, "%s: %s", self.name, sentence)
 
     def parse_response(self, response: requests.Response) -> Iterator[t.Any]:
-        """Yield each row of a page, as the API sent it.
+        """Yield a record for each row; ``PageError``, if it cannot be stored."""
+        return fitted_rows(self.fitter, response, self.read_answer(response))
 
-        Raises:
-            PageError: If ``data`` is not a list.
+    def get_records(self, context: Context | None) -> Iterator[t.Any]:
+        """Yield all records, and have the target delete those that are gone."""
+        yield from self.request_records(context)
+        self.activate_version()
+
+    @property
+    def announces_deletes(self) -> bool:
+        """Whether ACTIVATE_VERSION follows the last record."""
+        is_full_table = self.replication_method == "FULL_TABLE"
+        return is_full_table and self.emit_activate_version_messages
+
+    def activate_version(self) -> None:
+        """Have the target delete the rows of other versions, if that is wanted."""
+        writer: t.Any = self._tap.message_writer  # holds ACTIVATE_VERSION back
+        for to in self.stream_maps:
+            writer.activate_version(to.stream_alias)
+
+    def generate_child_contexts(self, *_: t.Any, **__: t.Any) -> Iterator[Context]:
+        """Return none: the SDK writes a SCHEMA and a STATE for each."""
+        return iter(())
+
+    def apply_catalog(self, catalog: Catalog) -> None:
+        """Take the selection; ``FatalAPIError``, if this stream is not in it."""
+        if self.name not in catalog:
+            sentence = "The catalog has no stream {}: make one with --discover."
+            raise FatalAPIError(sentence.format(self.name))
+        super().apply_catalog(catalog)
+
+    def _generate_record_messages(
+        self, record: records.Record
+    ) -> t.Generator[RecordMessage, None, None]:
+        """Make the messages of a record, without looking for deselected columns.
+
+        The SDK looks for them in each record, which takes a fifth of the time of a sync
+        that selects all columns. It has no public hook for it; ``test_whole_records``
+        fails when it no longer calls this method, or does more.
         """
-        rows = self.read_answer(response)["data"]
-        if not isinstance(rows, list):
-            endpoint = endpoint_of(response.request)
-            raise PageError(f"{endpoint} was answered with 'data' that is not a list.")
-        yield from rows
+        if not self.is_whole:
+            yield from super()._generate_record_messages(record)
+            return
+        for to in self.stream_maps:
+            if (mapped := to.transform(record)) is not None:
+                at, version = records.utc_now(), self._stream_version
+                yield RecordMessage(to.stream_alias, mapped, version, at)
+
+    @functools.cached_property
+    def is_whole(self) -> bool:
+        """Whether all columns are selected."""
+        return all(self.mask.values())
 
 
-def read_answer(response: requests.Response) -> records.Record:
+def fitted_rows(
+    fitter: records.Fitter, response: requests.Response, answer: records.Record
+) -> Iterator[records.Record]:
+    """Yield a record for each row of an answer.
+
+    Raises:
+        PageError: If ``data`` is not a list, or a row cannot be stored.
+    """
+    rows = answer["data"]
+    if not isinstance(rows, list):
+        endpoint = endpoint_of(response.request)
+        raise PageError(f"{endpoint} was answered with 'data' that is not a list.")
+    for number, row in enumerate(rows, 1):
+        try:
+            yield fitter.fit(row)
+        except records.MisfitError as reason:
+            what = f"cannot be stored: row {number} {reason}"
+            raise page_error(what) from None
+
+
+def refused(response: requests.Response) -> Exception:
+    """Make the error of an answer with another status than 200.
+
+    Returns:
+        ``RetriableAPIError``, if the same request may succeed later; ``SuspectError``,
+        if its cursor may be why it fails; else a ``TokenError`` or ``PageError`` with
+        what to do.
+    """
+    status = response.status_code
+    endpoint, said = endpoint_of(response.request), quoted_message(response)
+    if status in {408, 429} or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        is_500 = status == HTTPStatus.INTERNAL_SERVER_ERROR
+        is_suspect = is_500 and "cursor=" in (response.request.url or "")
+        error = SuspectError if is_suspect else RetriableAPIError
+        return error(f"{endpoint} was answered with {status}{said}.", response)
+    kind = HTTPStatus.FOUND if response.is_redirect else status
+    refusal = REFUSALS.get(kind, "Homele refused {endpoint} ({said}).")
+    kinds: dict[int, type[FatalAPIError]] = {401: TokenError, 403: ForbiddenError}
+    if status in kinds and not body_of(response):
+        status, refusal = 0, REFUSALS[0]
+    sentence = refusal.format(said=f"{response.status_code}{said}", endpoint=endpoint)
+    return kinds.get(status, PageError)(sentence)
+
+
+def status_of(failure: RetriableAPIError) -> int | None:
+    """Return the status of a request that failed; None if there was no answer."""
+    return getattr(failure.response, "status_code", None)
+
+
+def given_up(details: t.Any, answers: int) -> t.NoReturn:
+    """Raise the error of a request that was tried often enough.
+
+    Args:
+        details: From python-backoff: the failure.
+        answers: How many answers this run has had.
+
+    Raises:
+        ServerError: If the server itself fails on it.
+        OutageError: If it is not answered for another reason.
+    """
+    failure = details["exception"]
+    told = retry_after(failure.response) or 0
+    later = f"in {told:.0f} seconds" if told > 0 else "later"
+    check = (
+        " If it has never worked, check the setting api_url, and the environment "
+        "variables HTTPS_PROXY and REQUESTS_CA_BUNDLE."
+    )
+    is_500 = status_of(failure) == HTTPStatus.INTERNAL_SERVER_ERROR
+    raise (ServerError if is_500 else OutageError)(
+        f"{failure} Giving up: run the tap again {later}. The bookmark has not "
+        f"moved, so nothing is lost.{'' if answers else check}"
+    ) from None
+
+
+def parse_answer(response: requests.Response) -> records.Record:
     """Parse the envelope of an answer, ``{"success": true, "data": …}``.
 
     Args:
@@ -258,119 +348,4 @@ def quoted_message(response: requests.Response) -> str:
     secrets |= {spell(name) for name in names for spell in (quote, quote_plus)}
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         message = re.sub(re.escape(secret), "***", message, flags=re.IGNORECASE)
-    return f", '{printable(message)}'"
-
-
-def printable(text: str) -> str:
-    """Make a text of the API fit a line of the log: 200 characters, no control ones."""
-    return "".join(char if char.isprintable() else " " for char in text[:200])
-
-
-class CustomerStream(HomeleStream):
-    """Where the streams of customers differ from what the SDK does by default."""
-
-    primary_keys: t.ClassVar[list[str]] = ["id"]
-
-    # Records fit the schema already: there is nothing left for the SDK to conform.
-    TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
-
-    # The version that ACTIVATE_VERSION will name; None: it is not wanted.
-    version: int | None = None
-
-    @functools.cached_property
-    def fitter(self) -> records.Fitter:
-        """Makes records of rows."""
-        flattening = self.config.get("flattening_enabled")
-        flattened = bool(flattening and self.config.get("flattening_max_depth"))
-        return records.Fitter(self.schema, flattened=flattened)
-
-    def log_fields(self) -> None:
-        """Log which fields did not fit their column, and which have none."""
-        for is_new, fields in self.fitter.misfits.items():
-            firsts = [f"{printable(n)} (customer {i})" for n, i in fields.items()]
-            log = self.logger.info if is_new else self.logger.warning
-            what = "What has no column" if is_new else "What does not fit its column"
-            if firsts:
-                where = f"{what} is in {records.ADDITIONAL}"
-                log("%s: %s: %s.", self.name, where, ", ".join(firsts))
-
-    @property
-    def is_incremental(self) -> bool:
-        """Whether there is a bookmark to keep."""
-        return self.replication_method == "INCREMENTAL"
-
-    @property
-    def announces_deletes(self) -> bool:
-        """Whether ACTIVATE_VERSION ends the sync."""
-        return not self.is_incremental and self.emit_activate_version_messages
-
-    def passes_stream_maps(self, record: records.Record) -> bool:
-        """Tell whether no stream map filters a record out.
-
-        One that removes the whole stream is no filter: its child is wanted then.
-        """
-        to = self.stream_maps[0]
-        return isinstance(to, RemoveRecordTransform) or to.get_filter_result(record)
-
-    def generate_child_contexts(self, *_: t.Any, **__: t.Any) -> Iterator[Context]:
-        """Return none: details are read for a page, not for each record.
-
-        The SDK writes a SCHEMA and a STATE for each child context.
-        """
-        return iter(())
-
-    def apply_catalog(self, catalog: Catalog) -> None:
-        """Take the selection from a catalog.
-
-        Args:
-            catalog: The file of --catalog, or Meltano's.
-
-        Raises:
-            FatalAPIError: If this stream is not in it.
-        """
-        if self.name not in catalog:
-            raise FatalAPIError(
-                f"The catalog has no stream {self.name}: make one with --discover."
-            )
-        super().apply_catalog(catalog)
-        for name, column in self.schema["properties"].items():
-            path = ("properties", name)
-            parts = [(*path, "properties", p) for p in column.get("properties", ())]
-            if parts and self.mask[path] and not any(map(self.mask.__getitem__, parts)):
-                self.logger.warning(_NO_PARTS, f"{self.name}.{name}.*")
-
-    @functools.cached_property
-    def _is_whole(self) -> bool:
-        """Whether all columns are selected."""
-        return all(self.mask.values())
-
-    def _generate_record_messages(
-        self, record: records.Record
-    ) -> t.Generator[RecordMessage, None, None]:
-        """Make the messages of a record, without looking for deselected columns.
-
-        The SDK looks for them in each record, which takes a fifth of the time of a sync
-        that selects all columns. It has no public hook for it; ``test_whole_records``
-        fails when it no longer calls this method, or does more.
-        """
-        if not self._is_whole:
-            yield from super()._generate_record_messages(record)
-            return
-        for to in self.stream_maps:
-            if (mapped := to.transform(record)) is not None:
-                at, version = records.utc_now(), self._stream_version
-                yield RecordMessage(to.stream_alias, mapped, version, at)
-
-    def activate_version(self) -> None:
-        """Send ACTIVATE_VERSION: the target deletes the rows of other versions."""
-        if self.version is not None:
-            super()._write_activate_version_message(self.version)
-
-    def _write_activate_version_message(self, full_table_version: int) -> None:
-        """Hold ACTIVATE_VERSION back until the scan is complete.
-
-        The SDK calls this before the first record, and a target deletes on arrival:
-        after a run that fails rows would be missing. It has no public hook for it;
-        ``test_activate_version`` fails when it no longer calls this method.
-        """
-        self.version = full_table_version
+    return f", '{records.printable(message)}'"

@@ -12,9 +12,21 @@ class PageError(FatalAPIError):
         return str(self).partition(" Giving up")[0]
 
 
+class ServerError(PageError):
+    """The server itself fails (500) on a request, however often it is sent."""
+
+
 class CursorError(PageError):
-    """The server itself fails (500) on a page that its cursor leads to."""
+    """The server fails on requests with a cursor, and answers those without one."""
+
+
+class OutageError(PageError):
+    """There is no answer, however often a request is sent: not for this one alone."""
 
 
 class TokenError(FatalAPIError):
     """The API does not accept the token, or not for this."""
+
+
+class ForbiddenError(TokenError):
+    """The API knows the token, and does not allow it this."""

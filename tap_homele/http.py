@@ -5,12 +5,11 @@ Nothing here knows the endpoints of Homele.
 
 import email.utils
 import functools
+import logging
 import re
-import threading
 import time
 import typing as t
-from collections.abc import Callable, Generator, Iterator
-from concurrent import futures
+from collections.abc import Generator, Iterator
 from datetime import datetime, timezone
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -22,6 +21,8 @@ from singer_sdk.exceptions import RetriableAPIError
 from tap_homele.errors import PageError
 from tap_homele.records import decode, utc_now
 
+logger = logging.getLogger(__name__)
+
 # How often, and for how long in all, a request waits as the API asks it to.
 MAX_TOLD_WAITS = 10
 MAX_TOLD_SECONDS = 15 * 60
@@ -29,11 +30,21 @@ MAX_TOLD_SECONDS = 15 * 60
 FAILURE_WAITS = (1, 2, 4, 8, 16, 32, 60)
 # The same where the address may be wrong: about ten seconds.
 FIRST_WAITS = (1, 2, 3, 4)
+# The same where this one request may be at fault, and another can tell.
+BRIEF_WAITS = (1, 2)
 
 # An answer must be complete after so many seconds, and have no more bytes. A page has a
-# tenth of a megabyte.
+# tenth of a megabyte. It is read in parts of so many bytes.
 ANSWER_SECONDS = 120
 ANSWER_BYTES = 16 * 2**20
+PART_BYTES = 2**16
+
+# How often the log says how far a run is, in seconds.
+REPORT_EVERY = 60
+
+# A limit that is lower than this is not that of a minute: with two limits, Laravel's
+# headers describe the last one only, and that may be one of a second.
+LIMIT_OF_A_MINUTE = 30
 
 
 def retry_after(response: Response | None) -> float | None:
@@ -70,10 +81,15 @@ def waits() -> Generator[float, RetriableAPIError, None]:
       window that it still blocks. If a 429 says nothing, exponential. Up to ten times,
       and a quarter of an hour in all.
     - Nobody at the address, before any answer: for about ten seconds in all.
+    - A request that may be at fault itself: for three seconds in all.
     - Anything else: exponential, for about two minutes in all.
     """
     told_waits, told_seconds = 0, 0.0
-    pauses, first_pauses = iter(FAILURE_WAITS), iter(FIRST_WAITS)
+    pauses = {
+        UnreachableError: iter(FIRST_WAITS),
+        SuspectError: iter(BRIEF_WAITS),
+        RetriableAPIError: iter(FAILURE_WAITS),
+    }
     # python-backoff starts the generator with None, and then sends the failures.
     failure: RetriableAPIError = yield 0
     while True:
@@ -88,8 +104,7 @@ def waits() -> Generator[float, RetriableAPIError, None]:
             if told_waits > MAX_TOLD_WAITS or told_seconds > MAX_TOLD_SECONDS:
                 return
         else:
-            is_first = isinstance(failure, UnreachableError)
-            wait = next(first_pauses if is_first else pauses, 0)
+            wait = next(pauses[type(failure)], 0)
         if not wait:
             return
         failure = yield wait
@@ -116,6 +131,10 @@ def http_date(header: str | None) -> datetime | None:
 
 class UnreachableError(RetriableAPIError):
     """There is nobody at the address, and this run has had no answer yet."""
+
+
+class SuspectError(RetriableAPIError):
+    """The server fails on a request that may itself be the reason."""
 
 
 class TooLongError(exceptions.RequestException):
@@ -163,55 +182,80 @@ class Session(requests.Session):
                 # http is for this machine only: a proxy would see the token.
                 self.environment["proxies"] = {}
         options = {**self.environment, **options, "stream": True}
-        # The time-out of requests is for each part of an answer, not for all of it. And
-        # a daemon thread does not keep the tap from ending.
-        answer: futures.Future[Response] = futures.Future()
-        send = functools.partial(super().send, request, **options)
-        threading.Thread(target=_receive, args=(send, answer), daemon=True).start()
         try:
-            response = answer.result(ANSWER_SECONDS)
-        except (futures.TimeoutError, OSError) as error:
+            response = super().send(request, **options)
+            with response:
+                raw: t.Any = response.raw
+                raw.stream = functools.partial(_parts, raw)
+                _ = response.content  # requests keeps it
+        except OSError as error:
             failure = unanswered(request, error, self.answers)
+        except ValueError:
+            # http.client trusts a server to send numbers where it should.
+            damaged = exceptions.ContentDecodingError()
+            failure = unanswered(request, damaged, self.answers)
         else:
             self.answers += 1
-            left = response.headers.get("X-RateLimit-Remaining", "")
-            self.requests_left = int(left[:9]) if left.isdecimal() else None
+            self.requests_left = _requests_left(response)
             return response
         # Not in the except clause: a structured log shows the context of an exception.
         raise failure
+
+    def read_left(self) -> int | None:
+        """Return how many requests the API still takes in this minute."""
+        return self.requests_left
+
+    def report(self, name: str, progress: str, *, waits_for: float = 0) -> None:
+        """Log how far a run is, each minute, or now if it waits.
+
+        Args:
+            name: Of the stream.
+            progress: How far it is.
+            waits_for: So many seconds, for the rate limit.
+        """
+        if not waits_for and time.monotonic() - self.reported <= REPORT_EVERY:
+            return
+        wait = f"; waiting {waits_for:.0f} s for the rate limit" if waits_for else ""
+        logger.info("%s: %s, %s requests%s.", name, progress, f"{self.requests:,}", wait)
+        # The minute begins after the wait.
+        self.reported = time.monotonic() + waits_for
 
     def get_redirect_target(self, resp: Response) -> None:
         """Return None: redirects are not followed, so their target is not parsed."""
 
 
-def _receive(send: Callable[[], Response], answer: futures.Future[Response]) -> None:
-    """Send a request, and make its complete answer, or its error, a result."""
-    try:
-        with send() as response:
-            raw: t.Any = response.raw
-            raw.stream = functools.partial(_bounded, raw.stream)
-            _ = response.content  # requests keeps it
-            answer.set_result(response)
-    except BaseException as error:  # noqa: BLE001
-        # http.client trusts a server to send numbers where it should.
-        is_damaged = isinstance(error, ValueError) and not isinstance(error, OSError)
-        answer.set_exception(exceptions.ContentDecodingError() if is_damaged else error)
+def _parts(raw: t.Any, *_: t.Any, **__: t.Any) -> Iterator[bytes]:
+    """Yield the parts of a body as they come, within the bounds of an answer.
 
-
-def _bounded(stream: t.Any, *args: t.Any, **kwargs: t.Any) -> Iterator[bytes]:
-    """Yield the parts of a body, up to ``ANSWER_BYTES``."""
-    size = 0
-    for part in stream(*args, **kwargs):
+    The time-out of requests is for each part, not for all of them.
+    """
+    size, until = 0, time.monotonic() + ANSWER_SECONDS
+    while part := raw.read1(PART_BYTES, decode_content=True):
         size += len(part)
         if size > ANSWER_BYTES:
             raise TooLongError
+        if time.monotonic() > until:
+            raise exceptions.Timeout
         yield part
+
+
+def _requests_left(response: Response) -> int | None:
+    """Read how many requests the API still takes in this minute.
+
+    Returns:
+        The number; None if it does not say, or speaks of another span.
+    """
+    names = ("X-RateLimit-Limit", "X-RateLimit-Remaining")
+    told = [response.headers.get(name, "")[:9] for name in names]
+    if not all(map(str.isdecimal, told)):
+        return None
+    limit, left = map(int, told)
+    return left if limit >= LIMIT_OF_A_MINUTE else None
 
 
 # The sentences for failures that may pass, special ones before general ones. The texts
 # of requests contain the query, and that may contain a person's name.
 _FAILURES: dict[type[Exception], str] = {
-    futures.TimeoutError: "there was no whole answer in time",
     exceptions.Timeout: "there was no whole answer in time",
     exceptions.ProxyError: "the proxy did not let it through",
     exceptions.SSLError: "there was no secure connection to {host}",

@@ -8,6 +8,7 @@ What no column can hold, and what the schema does not know, goes into the open o
 
 import contextlib
 import json
+import logging
 import re
 import typing as t
 from collections.abc import Callable, Iterator
@@ -212,6 +213,27 @@ class Fitter:
             raise MisfitError("has no integer 'id'")
         record[ADDITIONAL] = extra or None
         return record
+
+    def misfits_said(self) -> Iterator[tuple[int, str]]:
+        """Say which fields have no column, and which did not fit theirs.
+
+        Yields:
+            The level of the log, and a sentence.
+        """
+        kinds = {
+            False: (logging.WARNING, "What does not fit its column"),
+            True: (logging.INFO, "What has no column"),
+        }
+        for is_new, (level, what) in kinds.items():
+            fields = self.misfits[is_new].items()
+            firsts = [f"{printable(name)} (customer {id_})" for name, id_ in fields]
+            if firsts:
+                yield level, f"{what} is in {ADDITIONAL}: {', '.join(firsts)}."
+
+
+def printable(text: str) -> str:
+    """Make a text of the API fit a line of the log: 200 characters, no control ones."""
+    return "".join(char if char.isprintable() else " " for char in text[:200])
 
 
 def _place(row: Record, columns: Record, record: Record) -> Iterator[_Misfit]:

@@ -1,32 +1,41 @@
 """The streams: their columns, and the flow of a sync.
 
-Start here. ``CustomersStream.get_records`` is the whole flow: ``state.start_scan``
-fills the scan from the state, ``sync.pages`` decides which pages of the list are read,
-the scan which customers have changed, the SDK writes them when they are yielded, their
-details follow, and after each page ``state.note_page`` saves a checkpoint. At the end
-``state.note_end`` saves what the next runs need, and deletes are announced.
+Start here. ``CustomersStream.get_records`` is the whole flow: ``make_plan`` decides
+what the run does, ``sync.steps`` yields what it reads, ``changed`` decides which
+customers are sent, the SDK writes them when they are yielded, their details follow, and
+after each page the state says where the next run resumes. At the end deletes are
+announced, if there is no doubt.
 """
 
+import functools
 import time
 import typing as t
 from collections.abc import Iterator
 from datetime import timedelta
-from http import HTTPStatus
 
 import requests
 from singer_sdk import typing as th
 from singer_sdk.helpers.types import Context
+from singer_sdk.mapper import RemoveRecordTransform
+from singer_sdk.streams.rest import HTTPRequest, PageContext
 
 from tap_homele import config, records, state, sync
-from tap_homele.client import CustomerStream, HomeleStream
-from tap_homele.errors import PageError
-from tap_homele.http import body_of
-from tap_homele.pages import CustomerPages
-from tap_homele.sync.scan import Checkpoint, Page, Scan
+from tap_homele.client import HomeleStream
+from tap_homele.errors import ForbiddenError, OutageError, PageError, ServerError
+from tap_homele.http import http_date
+from tap_homele.pagination import next_cursor
+from tap_homele.sync.changes import Progress, changed
+from tap_homele.sync.created import MAX_PAGE_SIZE
+from tap_homele.sync.plan import QUICK, Plan, Settings, make_plan
+from tap_homele.sync.values import Doubt, Learned, Note, Page, Query
 
-# If the first so many requests for details are all answered with 404, it is not because
-# all these customers were deleted.
-MAX_MISSING = 20
+# If so many details were asked for and none was had, it is not for one customer. So
+# many times in a run the server itself may fail on one.
+ENOUGH_MISSING = 5
+MAX_SERVER_ERRORS = 3
+
+# So many ids stand in a line of the log.
+MAX_IDS = 20
 
 # So many customers pass the rate limit in a minute. Below, quick runs are not worth it,
 # and the log does not speak of them.
@@ -87,7 +96,7 @@ ADDITIONAL: t.Final = th.Property(
 )
 
 
-class CustomersStream(CustomerPages):
+class CustomersStream(HomeleStream):
     """The customers of a company."""
 
     name = "customers"
@@ -95,103 +104,183 @@ class CustomersStream(CustomerPages):
     replication_key = "updated_at"
     schema = th.PropertiesList(*COLUMNS, ADDITIONAL).to_dict()
 
-    # The scan of this run.
-    _scan: Scan
-
-    def progress(self) -> str:
-        """Say how many customers were read, and how many of them had changed."""
-        return f"{self._scan.read:,} read, {self._scan.sent:,} changed"
+    # How far this run is, for the log.
+    _progress: Progress
 
     def get_records(self, context: Context | None) -> Iterator[records.Record]:  # noqa: ARG002
         """Read the list; yield each customer that has changed."""
-        began = time.monotonic()
-        scan = self._scan = self._start_scan()
-        for page in sync.pages(self.read, scan):
-            changed = scan.changed(page)
-            scan.count(page, changed)
-            # Before the SDK gets the records: it removes deselected columns from them.
-            wanted = filter(self.passes_stream_maps, changed) if self.details else ()
-            customer_ids = [record["id"] for record in wanted]
-            yield from changed
-            if self.details and customer_ids:
-                # One sync for a page, so one SCHEMA and one STATE.
-                self.details.sync({"customer_ids": customer_ids})
-            self._write_progress(scan, page)
-        self._finish(scan)
-        self._summarize(scan, time.monotonic() - began)
+        began, details = time.monotonic(), self.details
+        progress = self._progress = Progress.of(self._make_plan())
+        self._save(progress)
+        for step in sync.steps(self.fetch, progress.plan, self.session.read_left):
+            if isinstance(step, Page):
+                sent = changed(step, progress.plan)
+                progress.add(step, sent)
+                # Before the SDK gets the records: it removes deselected columns.
+                customer_ids = [r["id"] for r in sent if self._passes_maps(r)]
+                yield from sent
+                if details and customer_ids:
+                    # One sync for a page, so one SCHEMA and one STATE.
+                    details.sync({"customer_ids": customer_ids})
+                self._save(progress, after=step)
+            elif isinstance(step, Plan):
+                progress.follow(step)
+                self._log(*step.notes)
+                self._save(progress)
+            elif isinstance(step, Learned):
+                self._finish(progress, step)
+            else:
+                progress.doubts += [step.sentence] if isinstance(step, Doubt) else []
+                self._log(step)
+        self._summarize(progress, time.monotonic() - began)
 
-    @property
+    # A query becomes requests, an answer becomes a page.
+
+    def fetch(self, query: Query) -> Iterator[Page]:
+        """Send a query and follow its cursor: the SDK's loop, page by page.
+
+        Raises:
+            PageError: If a page cannot be read.
+            TokenError: If the API does not accept the token.
+        """
+        return iter(t.cast("list[Page]", self.request_records({"query": query})))
+
+    def get_http_request(self, *, page: PageContext[str | None]) -> HTTPRequest:
+        """Make the request for a page of a query.
+
+        Cursors hold neither the filters nor the page size (Laravel), so each request
+        repeats them.
+        """
+        query: Query = (page.stream_context or {})["query"]
+        first, last = query.created_from, query.created_to
+        days = {"filter[date_from]": first, "filter[date_to]": last}
+        window = {name: str(day) for name, day in days.items() if day}
+        return HTTPRequest(
+            url=f"{self.url_base}{self.path}",
+            headers=self.http_headers,
+            params={
+                # A window of created dates has to fit on one page.
+                "per_page": MAX_PAGE_SIZE if window else self.config["page_size"],
+                **config.filters_of(self.config),
+                **window,
+                "cursor": page.next_page_token or query.cursor,
+            },
+        )
+
+    def parse_response(self, response: requests.Response) -> Iterator[t.Any]:
+        """Yield the one page of an answer."""
+        rows = list(super().parse_response(response))
+        at = http_date(response.headers.get("Date")) or records.utc_now()
+        cursor = next_cursor(self.read_answer(response))
+        yield Page(rows, at.isoformat(timespec="seconds"), cursor)
+
+    # What a run starts from, and what it leaves.
+
+    @functools.cached_property
     def details(self) -> "CustomerDetailsStream | None":
         """The stream of details; None if it is not selected."""
         streams = [stream for stream in self.child_streams if stream.selected]
         return t.cast("CustomerDetailsStream", streams[0]) if streams else None
 
-    def _start_scan(self) -> Scan:
-        """Make the scan of this run from the settings and the state."""
-        settings = self.config
-        start_date = settings.get("start_date") if self.is_incremental else None
+    def _make_plan(self) -> Plan:
+        """Decide what this run does, from the settings and the state."""
         # A stream that is selected anew needs all customers, so the selection is a part
-        # of the fingerprint; only the list, the default, adds nothing.
+        # of the list; only the list itself, the default, adds nothing.
         tables = {} if self.selected else {self.name: False}
         tables |= {self.details.name: True} if self.details else {}
-        filters = config.filters_of(settings)
-        fingerprint = state.fingerprint(self.url_base, filters, tables)
-        scan = Scan(
-            checkpoint=Checkpoint(fingerprint=fingerprint),
-            first_bookmark=records.utc(start_date) or "",
-            created_from=config.to_date(settings.get("filter_created_from")),
-            created_to=config.to_date(settings.get("filter_created_to")),
-            is_incremental=self.is_incremental,
-            announces_deletes=self.announces_deletes,
-            full_scan_every=timedelta(hours=settings.get("full_scan_every_hours") or 0),
-            requests_left=lambda: self.session.requests_left,
-        )
-        state.start_scan(self.get_context_state(None), scan, settings["scan_by"])
-        return scan
+        asked = self.url_base, config.filters_of(self.config), tables
+        this_list = state.list_id(*asked, token=self.config["auth_token"])
+        begun = self.get_context_state(None)
+        saved, bookmark = state.read(begun, this_list, state.list_id(*asked))
+        is_incremental = self.replication_method == "INCREMENTAL"
+        settings = settings_of(self.config, this_list, is_incremental=is_incremental)
+        settings = settings._replace(announces_deletes=self.announces_deletes)
+        now = records.utc_now().isoformat(timespec="seconds")
+        plan = make_plan(saved, bookmark, settings, now)
+        self._log(*plan.notes)
+        return plan
 
-    def _write_progress(self, scan: Scan, page: Page) -> None:
-        """Write the state after a page."""
-        batches = self.get_batch_config(self.config)
-        # With batches, the details can write a STATE before the customers of this page
-        # are written: a checkpoint in it would lose them.
-        resumable = None if batches and self.details else page
-        state.note_page(self.get_context_state(None), scan, resumable)
-        if self.is_incremental and not batches:  # else the SDK writes the state
+    def _log(self, *notes: Note | Doubt) -> None:
+        for sentence, level in notes:
+            self.logger.log(level, sentence)
+
+    def _passes_maps(self, record: records.Record) -> bool:
+        """Tell whether no stream map filters a record out.
+
+        One that removes the whole stream is no filter: its child is wanted then.
+        """
+        to = self.stream_maps[0]
+        return isinstance(to, RemoveRecordTransform) or to.get_filter_result(record)
+
+    def _save(self, progress: Progress, after: Page | None = None) -> None:
+        """Write where the next run would resume; as a STATE after a page.
+
+        A full table is not resumed: an open scan stays as it is until it has ended.
+        """
+        if not progress.plan.settings.is_incremental:
+            return
+        saved = state.after_page(progress)
+        state.write(self.get_context_state(None), saved, progress)
+        if after and not self.get_batch_config(self.config):  # else the SDK does it
             self._tap.state_writer.write_state(self.tap_state)
 
-    def _finish(self, scan: Scan) -> None:
-        """Write the end of the scan into the state; announce deletes, if all came."""
-        state.note_end(self.get_context_state(None), scan)
-        if self.announces_deletes and scan.gaps:
-            self.logger.warning("No customer is marked as deleted: %s.", scan.gaps[0])
+    def _finish(self, progress: Progress, learned: Learned) -> None:
+        """Write what the next runs need; announce deletes, if there is no doubt."""
+        saved = state.after_run(progress, learned)
+        state.write(self.get_context_state(None), saved, progress)
+        if self.announces_deletes and progress.doubts:
+            reason = progress.doubts[0]
+            self.logger.warning("No customer is marked as deleted: %s", reason)
         elif self.announces_deletes:
             self.activate_version()
             if self.details:
                 self.details.finish_table()
 
-    def _summarize(self, scan: Scan, seconds: float) -> None:
-        """Log in one line what this run has done, and what is not certain yet."""
+    def progress(self) -> str:
+        """Say how many customers were read, and how many of them had changed."""
+        read, sent = self._progress.rows_read, self._progress.rows_sent
+        return f"{read:,} read, {sent:,} changed"
+
+    def _summarize(self, progress: Progress, seconds: float) -> None:
+        """Log in one line what this run has done."""
         requests = self.session.requests
         asked = f"in {requests:,} request{'s' * (requests != 1)} and {seconds:.0f} s"
         parts = [f"customers: {self.progress()} and sent, {asked}"]
-        self.log_fields()
+        self.log_misfits()
         if details := self.details:
-            details.log_fields()
-            deleted = f", {details.missing:,} deleted" if details.missing else ""
-            parts.append(f"customer_details: {details.found:,} read{deleted}")
-        if self.is_incremental and scan.next_bookmark:
-            bookmark = min(scan.next_bookmark, scan.signpost).replace("+00:00", "Z")
-            run = "full scan" if scan.quick_since else "run"
+            details.log_misfits()
+            details.log_missing()
+            parts.append(f"customer_details: {details.progress()}")
+        plan, bookmark = progress.plan, progress.bookmark
+        if plan.settings.is_incremental and bookmark:
+            run = "full scan" if plan.kind == QUICK else "run"
+            bookmark = bookmark.replace("+00:00", "Z")
             parts.append(f"Next {run}: changes since {bookmark}")
         self.logger.info("%s.", ". ".join(parts))
-        if scan.gaps:
-            self.logger.info("Not certain yet: %s.", ". ".join(scan.gaps))
-        if scan.checkpoint.bookmark and scan.read > MANY_CUSTOMERS:
-            late = f"{scan.edited:,} of these {scan.sent:,} customers"
-            self.logger.info("With quick runs %s would have come only now.", late)
+        if plan.since and progress.rows_read > MANY_CUSTOMERS and plan.kind != QUICK:
+            late = f"{progress.rows_late:,} of these {progress.rows_sent:,} changes"
+            self.logger.info("Quick runs would have delayed %s.", late)
 
 
-class CustomerDetailsStream(CustomerStream):
+def settings_of(
+    settings: t.Mapping[str, t.Any], list_id: str, *, is_incremental: bool
+) -> Settings:
+    """Return what decides how the list is read."""
+    start_date = settings.get("start_date") if is_incremental else None
+    hours = settings.get("full_scan_every_hours") or 0
+    return Settings(
+        list_id=list_id,
+        scan_by=settings["scan_by"],
+        start_date=records.utc(start_date) or "",
+        created_from=config.to_date(settings.get("filter_created_from")),
+        created_to=config.to_date(settings.get("filter_created_to")),
+        has_filters=any(config.filters_of(settings).values()),
+        is_incremental=is_incremental,
+        full_scan_every=timedelta(hours=hours),
+    )
+
+
+class CustomerDetailsStream(HomeleStream):
     """All that Homele knows of each customer that the list has sent.
 
     The list calls its ``sync`` once for each page. The SDK would call it once for each
@@ -203,59 +292,67 @@ class CustomerDetailsStream(CustomerStream):
     parent_stream_type = CustomersStream
     ignore_parent_replication_key = False  # so that the list stays incremental
     state_partitioning_keys = ()  # no state for each customer
-    refusals = HomeleStream.refusals | {
-        403: "The token may read the list of customers, but not their details "
-        "({said}). Give it the permission customer:read for them too, in Homele under "
-        "Settings > API Integration, or set customer_details to false."
-    }
     schema = th.PropertiesList(*COLUMNS, *DETAIL_COLUMNS, ADDITIONAL).to_dict()
 
-    # How many customers have details, how many have none, and how many are still to be
-    # asked for on this page.
-    found = missing = pending = 0
+    # How many details were had, how many are still to be asked for on this page, and on
+    # how many the server failed.
+    found = pending = server_errors = 0
+
+    def __init__(self, tap: t.Any) -> None:
+        """Make the stream."""
+        super().__init__(tap)
+        # Whose details cannot be had, and why.
+        self.missing: dict[int, str] = {}
 
     def progress(self) -> str:
         """Say how many details were read, and how many are pending."""
-        return f"{self.found:,} read, {self.pending:,} pending on this page"
+        missing = f", {len(self.missing):,} missing" if self.missing else ""
+        pending = f", {self.pending:,} pending on this page" if self.pending else ""
+        return f"{self.found:,} read{missing}{pending}"
 
     def get_records(self, context: Context | None) -> Iterator[records.Record]:
-        """Read the details of the ``customer_ids`` of a page, one request each."""
+        """Read the details of the ``customer_ids`` of a page, one request each.
+
+        One customer never holds up the others: whose details cannot be had is passed
+        over, and comes when it changes again.
+
+        Raises:
+            PageError: If none of those asked for can be had, or the server fails on
+                more than a few, or is not there.
+            TokenError: If it does not know the token.
+        """
         customer_ids = (context or {})["customer_ids"]
         for number, customer_id in enumerate(customer_ids):
             self.pending = len(customer_ids) - number
-            yield from self.request_records({"customer_id": customer_id})
+            try:
+                yield from self.request_records({"customer_id": customer_id})
+            except OutageError:
+                raise
+            except (PageError, ForbiddenError) as error:
+                self.server_errors += isinstance(error, ServerError)
+                if self.server_errors > MAX_SERVER_ERRORS:
+                    raise
+                self.missing[customer_id] = str(error)
+        self.pending = 0
+        if not self.found and len(self.missing) >= ENOUGH_MISSING:
+            raise PageError(
+                f"Homele has given the details of none of {len(self.missing)} "
+                "customers, which are in its list. The last answer: "
+                f"{[*self.missing.values()][-1]} If it stays so, set customer_details "
+                "to false, and tell Homele's support."
+            )
 
     def get_new_paginator(self) -> None:
         """Return None: there is one page."""
 
-    def validate_response(self, response: requests.Response) -> None:
-        """Check an answer. That there is no such customer is a valid one.
-
-        Raises:
-            RetriableAPIError: If the same request may succeed later.
-            FatalAPIError: If it will not, with what to do about it.
-        """
-        if not is_gone(response):
-            super().validate_response(response)
-
     def parse_response(self, response: requests.Response) -> Iterator[records.Record]:
-        """Yield the details of a customer; nothing, if it is gone.
+        """Yield the details of a customer.
 
         Raises:
-            PageError: If it is another customer, or none; or if none of the first
-                customers has details.
+            PageError: If it is another customer, or none.
         """
         # The URL is the tap's own: redirects are not followed.
         customer_id = int(response.url.rpartition("/")[2])
-        if is_gone(response):
-            self.missing += 1
-            if self.missing == MAX_MISSING and not self.found:
-                raise PageError(
-                    f"Homele has no details of any of the first {MAX_MISSING} "
-                    "customers, which are in its list. Run the tap again; if it stays "
-                    "so, set customer_details to false, and tell Homele's support."
-                )
-            return
         try:
             record = self.fitter.fit(self.read_answer(response)["data"])
             wrong = "" if record["id"] == customer_id else f"customer {record['id']}"
@@ -270,31 +367,28 @@ class CustomerDetailsStream(CustomerStream):
         yield record
 
     def finish_table(self) -> None:
-        """Activate the version, unless details were missing.
+        """Activate the version, unless details are missing.
 
         A 404 should mean that the customer was deleted, but a target cannot undo it.
         """
         # Begins a version even if there were no customers, so that old rows go.
         self.sync({"customer_ids": []})
         if self.missing:
-            self.logger.warning(
-                "No details are marked as deleted: Homele has none of %d customers.",
-                self.missing,
-            )
+            reason = f"Homele has none of {len(self.missing)} customers"
+            self.logger.warning("No details are marked as deleted: %s.", reason)
         else:
             self.activate_version()
 
+    def log_missing(self) -> None:
+        """Log whose details cannot be had."""
+        if self.missing:
+            ids = [*map(str, self.missing)]
+            more = f" and {len(ids) - MAX_IDS} more" if len(ids) > MAX_IDS else ""
+            self.logger.warning(
+                "The details of these customers cannot be had, and come when they "
+                "change again: %s%s. The first answer: %s",
+                *(", ".join(ids[:MAX_IDS]), more, next(iter(self.missing.values()))),
+            )
+
     def log(self, *_: t.Any, **__: t.Any) -> None:
         """Log nothing, in place of the SDK: it tells of each page's details."""
-
-
-def is_gone(response: requests.Response) -> bool:
-    """Tell whether the API says that there is no such customer (any more).
-
-    A 404 of a proxy is a page in HTML, and that of a wrong address has another message.
-    """
-    if response.status_code != HTTPStatus.NOT_FOUND:
-        return False
-    body = body_of(response)
-    is_stock = str(body.get("message")).startswith("No query results")
-    return is_stock or body.get("success") is False  # the documented answer

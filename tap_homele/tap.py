@@ -7,13 +7,14 @@ import signal
 import sys
 import threading
 import typing as t
+from collections.abc import Iterator
 
 import msgspec
-from singer_sdk import Tap
+from singer_sdk import Stream, Tap
 from singer_sdk.contrib.msgspec import MsgSpecWriter
 from singer_sdk.exceptions import ConfigValidationError, FatalAPIError
 from singer_sdk.metrics import Metric, MetricExclusionFilter
-from singer_sdk.singerlib import Message, RecordMessage
+from singer_sdk.singerlib import ActivateVersionMessage, Message, RecordMessage
 
 from tap_homele import config
 from tap_homele.client import HomeleStream
@@ -30,6 +31,8 @@ _NOT_EACH_REQUEST = MetricExclusionFilter(
 
 _INVALID = "Config validation failed"
 
+_NO_PARTS = "Nothing of %s is selected, so this column stays empty. Select it, too."
+
 _NOTHING = "No stream is selected, so nothing is read. Select customers.*, say."
 
 _NO_STATE = (
@@ -38,10 +41,19 @@ _NO_STATE = (
 
 
 class Writer(MsgSpecWriter):
-    """Flushes stdout at each STATE, not at each RECORD."""
+    """Flushes stdout at each STATE, not at each RECORD; holds ACTIVATE_VERSION back.
+
+    The SDK writes ACTIVATE_VERSION before the records, and a target deletes on arrival:
+    after a run that fails rows would be missing. So the streams let it go at their end.
+    """
+
+    def __init__(self) -> None:
+        """Hold nothing."""
+        super().__init__()
+        self._held: dict[str, ActivateVersionMessage] = {}
 
     def write_message(self, message: Message) -> None:
-        """Write a message to standard output.
+        """Write a message, or hold it back.
 
         Args:
             message: Any. If it is not a record, the target gets it now, and all before.
@@ -49,6 +61,18 @@ class Writer(MsgSpecWriter):
         Raises:
             FatalAPIError: If nobody takes it: the target has ended, say.
         """
+        if isinstance(message, ActivateVersionMessage):
+            self._held[message.stream] = message
+        else:
+            self.write(message)
+
+    def activate_version(self, name: str) -> None:
+        """Write what was held back of the stream with a name, if anything was."""
+        if message := self._held.pop(name, None):
+            self.write(message)
+
+    def write(self, message: Message) -> None:
+        """Write a message to standard output; see ``write_message``."""
         try:
             sys.stdout.buffer.write(self.format_message(message))
             if not isinstance(message, RecordMessage):
@@ -99,6 +123,9 @@ class TapHomele(Tap):
         self.metrics_logger.addFilter(_NOT_EACH_REQUEST)
         if validate_config and (errors := list(config.setting_errors(self.config))):
             raise ConfigValidationError(_INVALID, errors=errors)
+        for stream in self.streams.values():
+            for column in empty_columns(stream):
+                self.logger.warning(_NO_PARTS, column)
         if validate_config and not any(s.selected for s in self.streams.values()):
             self.logger.warning(_NOTHING)
         # The SDK's own handlers exit with 0.
@@ -172,6 +199,15 @@ class TapHomele(Tap):
             names = ", ".join(value)
             cls.logger.error("The settings cannot be read from %s: %s", names, error)
             ctx.exit(1)
+
+
+def empty_columns(stream: Stream) -> Iterator[str]:
+    """Yield the columns that are selected, but of whose parts none is."""
+    for name, column in stream.schema["properties"].items():
+        path = ("properties", name)
+        parts = [(*path, "properties", part) for part in column.get("properties", ())]
+        if parts and stream.mask[path] and not any(stream.mask[p] for p in parts):
+            yield f"{stream.name}.{name}.*"
 
 
 class _CatalogEntry(msgspec.Struct):

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jsonschema import Draft202012Validator, FormatChecker
-from singer_sdk.contrib.msgspec import MsgSpecWriter
 from singer_sdk.singerlib import Catalog
 
+
 from tap_homele.tap import TapHomele
+from tap_homele.tap import Writer as TapWriter
 from tests.sandbox.server import TOKEN, Sandbox
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class KilledError(BaseException):
     """The end of a run that nothing in it can catch, as ``kill -9``."""
 
 
-class Writer(MsgSpecWriter):
+class Writer(TapWriter):
     """Keeps what a target would read, and can kill the tap between two messages."""
 
     def __init__(
@@ -94,7 +95,7 @@ class Writer(MsgSpecWriter):
         self.messages = messages
         self.kill_after = kill_after
 
-    def write_message(self, message: Any) -> None:
+    def write(self, message: Any) -> None:
         if len(self.messages) >= self.kill_after:
             raise KilledError
         line = self.format_message(message)

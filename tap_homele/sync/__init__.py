@@ -1,47 +1,79 @@
-"""How one sync reads the list: which pages, in which order.
+"""How one run reads the list: which pages, in which order.
 
-``scan.py`` has the values and ``times.py`` how times compare; every other file is about
-one hazard of the API. They take pages and return pages: nothing here sends a request,
-imports the SDK or writes the state. ``state.py`` fills the scan before, and saves it
-after each page.
+``values.py`` has what is handed on, ``plan.py`` what a run does, ``changes.py`` what is
+sent; every other file is about one hazard of the API. They take a ``fetch``, which
+turns a query into pages, and yield what they find. Nothing here sends a request,
+imports the SDK, writes the state, or writes into what it was given.
 
-- *sync*: one run of a stream.
-- *scan*: one reading of the whole list; in several syncs, if it is interrupted.
-- *bookmark*: customers that changed since then are sent. *Signpost*: the latest that
-  the next bookmark may be.
-- *head*: the top of the list, where customers with new activities are.
-- *window*: the customers created between two days. *Margins*: the days that it asks for
+- *run*: one sync of the stream.
+- *full scan*: one reading of the whole list; in several runs, if it is interrupted.
+- *bookmark*: customers that changed since then are sent.
+- *top* of the list: where customers with new activities are.
+- *window*: the customers created between two days. *Overlap*: the days that it asks for
   in addition.
-- *walk*: what a run has read by the cursor.
-- *round*: a comparison of all created dates with what the cursor returned.
-- *gap*: why a customer may be missing, in words. With one, no delete is announced.
+- *comparison*: of created dates with what the cursor returned.
+- *doubt*: why a customer may be missing. With one, no delete is announced.
 """
 
+import typing as t
 from collections.abc import Iterator
 
-from tap_homele.sync.created import Hint, by_created_date
-from tap_homele.sync.crosscheck import cross_checked
-from tap_homele.sync.cursor import by_cursor
-from tap_homele.sync.quick import quick_or_full
-from tap_homele.sync.scan import Page, Read, Scan
+from tap_homele.errors import PageError
+from tap_homele.sync.count import counted
+from tap_homele.sync.created import by_created_date
+from tap_homele.sync.crosscheck import RequestsLeft, cross_checked
+from tap_homele.sync.cursor import only_by_cursor
+from tap_homele.sync.plan import QUICK, Plan, full_scan_instead
+from tap_homele.sync.quick import quick
+from tap_homele.sync.values import (
+    CREATED_DATE,
+    CURSOR,
+    Doubt,
+    Fetch,
+    Learned,
+    Note,
+    Page,
+)
+
+Step: t.TypeAlias = Page | Doubt | Note | Plan | Learned
 
 
-def pages(read: Read, scan: Scan) -> Iterator[Page]:
-    """Yield all pages of a scan, in order, and take note of each.
+def steps(fetch: Fetch, plan: Plan, requests_left: RequestsLeft) -> Iterator[Step]:
+    """Yield all that a run reads and finds, in order.
 
     Args:
-        read: Sends a query and follows its cursor.
-        scan: What it starts from. What was seen is added to its checkpoint, but for the
-            cursor.
+        fetch: Sends a query and follows its cursor.
+        plan: What the run does.
+        requests_left: Tells how many requests the API still takes in this minute.
+
+    Yields:
+        Pages, doubts and notes as they come; a plan, where the rest of the run does
+        something else; at the end, what was learned.
     """
-    if scan.checkpoint.by_created_date:
-        itinerary = by_created_date(read, scan, Hint())
-    elif scan.is_cross_checked:
-        itinerary = cross_checked(read, scan)
-    else:
-        itinerary = by_cursor(read, scan)
-    if scan.quick_since:
-        itinerary = quick_or_full(read, scan, itinerary)
-    for page in itinerary:
-        scan.see(page)
-        yield page
+    if plan.kind == QUICK:
+        try:
+            yield from quick(fetch, plan)
+        except PageError as error:
+            plan = full_scan_instead(plan, error.what)
+            yield plan
+        else:
+            return
+    in_doubt = False
+    for step in _full_scan(fetch, plan, requests_left):
+        if isinstance(step, Learned):
+            yield from counted(plan, step, in_doubt=in_doubt)
+            return
+        if isinstance(step, Plan):
+            plan, in_doubt = step, False
+        in_doubt |= isinstance(step, Doubt)
+        yield step
+
+
+def _full_scan(
+    fetch: Fetch, plan: Plan, requests_left: RequestsLeft
+) -> Iterator[Step]:
+    if plan.mode == CREATED_DATE:
+        return by_created_date(fetch, plan, plan.saved.traits)
+    if plan.settings.scan_by == CURSOR:
+        return only_by_cursor(fetch, plan)
+    return cross_checked(fetch, plan, requests_left)

@@ -12,16 +12,29 @@ window asks for one day more at that end, and neighbours overlap.
 """
 
 import itertools
+import logging
 import typing as t
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import date
 
-from tap_homele.errors import CursorError, PageError
-from tap_homele.records import Record, utc_now
-from tap_homele.sync.cursor import without_seen
-from tap_homele.sync.scan import Page, Query, Read, Scan
-from tap_homele.sync.times import to_day
+from msgspec.structs import replace
+
+from tap_homele.errors import PageError, ServerError
+from tap_homele.records import Record
+from tap_homele.sync.cursor import Seen, times_of, without_seen
+from tap_homele.sync.plan import Plan
+from tap_homele.sync.times import day_number
+from tap_homele.sync.values import (
+    Doubt,
+    Fetch,
+    Learned,
+    Page,
+    Position,
+    Query,
+    Traits,
+)
 
 # Days are counted as Python does, from 0001-01-01. Customers can have been created
 # before that, too: MySQL's zero is 0000-00-00.
@@ -39,8 +52,8 @@ FEW_DAYS = 7
 # How much longer a window may be than the one that was read before it.
 GROWTH = 4
 
-# The margins that are right whatever the filters do.
-BOTH_MARGINS = (1, 1)
+# The overlap that is right whatever the filters do.
+BOTH_ENDS = (1, 1)
 
 UNDATED = "No window holds customers without a created date: some may be missing."
 
@@ -52,13 +65,15 @@ class Hint(t.NamedTuple):
     """What is known of the created dates, before they are read.
 
     Attributes:
+        newest: The newest day with customers.
+        today: The day on which the run began.
         days: How many days hold about a page of customers; 0: not known.
-        newest: The newest day with customers; 0: not known.
-        oldest: The oldest one.
+        oldest: The oldest day with customers.
     """
 
+    newest: int
+    today: int
     days: int = 0
-    newest: int = 0
     oldest: int = LAST_DAY
 
 
@@ -84,90 +99,166 @@ class Window(t.NamedTuple):
         return first if first == last else f"{first} to {last}"
 
 
-def by_created_date(read: Read, scan: Scan, hint: Hint) -> Iterator[Page]:
+class Bounds(t.NamedTuple):
+    """Which created dates windows are made of.
+
+    Attributes:
+        first: The first day that the filters let through.
+        last: The last one.
+        overlap: How many days a window asks for in addition, before and after it.
+    """
+
+    first: int
+    last: int
+    overlap: tuple[int, int]
+
+    def query(self, first: int, last: int) -> Query:
+        """Make the query for a window; where the filters have an open end, so has it."""
+        before, after = self.overlap
+        begins = day_of(max(self.first, first - before)) if first > self.first else None
+        ends = day_of(min(self.last, last + after)) if last < self.last else None
+        return Query(created_from=begins, created_to=ends)
+
+
+def bounds_of(plan: Plan, traits: Traits) -> Bounds:
+    """Return the created dates that the filters let through."""
+    settings = plan.settings
+    first = settings.created_from.toordinal() if settings.created_from else BEFORE_ALL
+    last = settings.created_to.toordinal() if settings.created_to else LAST_DAY + 1
+    return Bounds(first, last, traits.overlap or BOTH_ENDS)
+
+
+def by_created_date(
+    fetch: Fetch,
+    plan: Plan,
+    traits: Traits,
+    came: Collection[int] = (),
+    hint: Hint | None = None,
+) -> Iterator[Page | Doubt | Learned]:
     """Yield every page of the list, the newest created dates first.
 
-    Adds to ``scan.gaps`` if a customer can have been missed.
-
     Args:
-        read: Sends a query.
-        scan: What it starts from.
+        fetch: Sends a query.
+        plan: What the run does.
+        traits: What is known of the list.
+        came: The ids that have come already in this run. They do not come again.
         hint: What is known of the created dates.
 
     Raises:
         PageError: If a window cannot be read. If only the rest of a crowded day cannot,
             after all others were.
     """
-    page = next(read(Query()))
+    ids, done = array("q", came), frozenset(came)
+    for step in _all_windows(fetch, plan, traits, hint):
+        if isinstance(step, Page):
+            new = step.without(done)
+            ids.extend([row["id"] for row in new.records])
+            yield new
+        elif isinstance(step, Traits):
+            traits = step
+        else:
+            yield step
+    yield Learned(ids, traits, plan.saved.comparison)
+
+
+def _all_windows(
+    fetch: Fetch, plan: Plan, traits: Traits, hint: Hint | None
+) -> Iterator[Page | Doubt | Traits]:
+    """Yield the pages of all windows, and at last what is known of the list."""
+    page = first_page(fetch, Query())
     if page.next_cursor is None:
         yield page
         return
     # No window has those without a created date: who was active lately is here.
-    undated = [record for record in page.records if not record["created_at"]]
+    undated = [row for row in page.records if not row["created_at"]]
+    days = Counter([at[:10] for row in page.records if (at := row["created_at"])])
     yield page._replace(records=undated, next_cursor=None)
-    if scan.memory.margins is None:
-        days = Counter(map(created_on, page.records))
-        hint, scan.memory.margins = Hint(newest=max(days)), find_margins(read, days)
-    seen, unreadable = dict[int, tuple[str, str]](), list[str]()
-    for window in windows(read, scan, scan.checkpoint.created_before, hint):
-        count = 0
-        # With margins a window overlaps with the two before it, at most.
+    if undated:
+        traits = replace(traits, has_undated=True)
+    if traits.overlap is None:
+        traits = replace(traits, overlap=find_overlap(fetch, days))
+    today = day_number(plan.now)
+    hint = hint or Hint(max(map(day_number, days), default=today), today)
+    seen, unreadable = Seen(), list[str]()
+    bounds, before = bounds_of(plan, traits), plan.open_scan.position.resume_before
+    for window in windows(fetch, bounds, before, hint):
+        count, has_ended = 0, True
+        # Where windows overlap, one does so with the two before it, at most.
         seen = dict([*seen.items()][-2 * MAX_PAGE_SIZE :])
         try:
             for page in itertools.chain([window.page], window.rest):
                 count += len(page.records)
+                new, has_ended = without_seen(page, seen), page.next_cursor is None
+                seen |= times_of(new.records)
                 # A run that is killed is resumed after a whole window, but not beyond
                 # a day that failed.
-                is_whole = page.next_cursor is None and not unreadable
-                until = day_of(window.first) if is_whole else None
-                yield without_seen(page, seen)._replace(created_before=until)
-        except CursorError:
+                is_whole = has_ended and not unreadable
+                below = Position(resume_before=day_of(window.first))
+                yield new._replace(resume_at=below if is_whole else None)
+        except ServerError:
             unreadable.append(str(window))
         if window.page.next_cursor:
-            scan.warn(
+            level = logging.INFO if traits.has_crowded_day else logging.WARNING
+            yield Doubt(
                 f"More customers were created on {window} than fit on a page: {count} "
-                "were read by the cursor, which may skip others."
+                "were read by the cursor, which may skip others.",
+                level,
             )
-    if scan.memory.undated:
-        scan.warn(UNDATED)
+            traits = replace(traits, has_crowded_day=True)
+    if traits.has_undated:
+        yield Doubt(UNDATED)
     if unreadable:
-        # A checkpoint before the first window: the next run reads all of them.
-        yield page._replace(records=[], next_cursor=None, created_before=date.max)
+        # A position above the first window: the next run reads all of them.
+        above = Position(resume_before=date.max)
+        yield Page([], page.at, resume_at=above)
         raise PageError(
             f"Of the customers created on {', '.join(unreadable)} more follow, and "
             "Homele fails to follow its own cursor to them. All others were read. Tell "
             "Homele's support; until it is fixed, each run fails like this."
         )
+    yield traits
+
+
+def first_page(fetch: Fetch, query: Query) -> Page:
+    """Return the first page of a query; one that is empty, or all, is asked for again.
+
+    It may be so once, and not be true.
+    """
+    page = next(fetch(query))
+    return next(fetch(query)) if page.next_cursor is None else page
 
 
 def windows(
-    read: Read, scan: Scan, before: date | None, hint: Hint
+    fetch: Fetch, bounds: Bounds, before: date | None, hint: Hint
 ) -> Iterator[Window]:
     """Yield the list in windows that fit on a page, or are a single day.
 
     Args:
-        read: Sends a query.
-        scan: Has the margins of a window, and the bounds that the filters set.
+        fetch: Sends a query.
+        bounds: The created dates that the filters let through.
         before: Only customers created before this day; None: all.
         hint: What is known of the created dates.
 
     Raises:
         PageError: If a window cannot be read.
     """
-    length, newest, oldest = hint
-    lowest, highest = bounds_of(scan)
-    last = min(highest, ordinal(before, highest + 1) - 1)
+    newest, today, length, oldest = hint
+    last = min(bounds.last, before.toordinal() - 1 if before else bounds.last)
     # The newest window, which is read first, has an open end, but begins as if nobody
     # was created after this day.
-    top = max(lowest, newest or today(scan))
+    top = max(bounds.first, newest)
     most, ahead = MAX_PAGE_SIZE, 1
     per_day = FILL * most / length if length else 0
     longest = length = length or FEW_DAYS
-    while last >= lowest:
+    while last >= bounds.first:
         end = min(last, top)
-        first = max(lowest, end - length + 1)
-        pages = read(window_query(scan, first, last))
+        first = max(bounds.first, end - length + 1)
+        query = bounds.query(first, last)
+        pages = fetch(query)
         page = next(pages)
+        if not page.records:
+            pages = fetch(query)  # it may be so once, and not be true
+            page = next(pages)
         check_created(page, first, last)
         days = end - first + 1
         # A server may give fewer than it was asked for.
@@ -177,7 +268,7 @@ def windows(
             continue
         if page.next_cursor and end < min(last, LAST_DAY):
             # There are later created dates than those that are known: go there first.
-            top = min(max(end + ahead, today(scan)), LAST_DAY)
+            top = min(max(end + ahead, today), LAST_DAY)
             ahead *= 2
             continue
         yield Window(first, last, page, pages)
@@ -198,8 +289,8 @@ def check_created(page: Page, first: int, last: int) -> None:
     Raises:
         PageError: If not: the server ignores the filters, say.
     """
-    # A day more is a margin, and another one for the zone of the server's days.
-    days = filter(None, map(created_on, page.records))
+    # A day more where windows overlap, and another one for the zone of its days.
+    days = [created_on(row) for row in page.records if row["created_at"]]
     if any(not first - 2 <= day <= last + 2 for day in days):
         raise PageError(
             "Homele was asked for customers created in certain days, and answered with "
@@ -207,68 +298,38 @@ def check_created(page: Page, first: int, last: int) -> None:
         )
 
 
-def bounds_of(scan: Scan) -> tuple[int, int]:
-    """Return the first and the last day that the filters let through."""
-    created_from = ordinal(scan.created_from, BEFORE_ALL)
-    return created_from, ordinal(scan.created_to, LAST_DAY + 1)
-
-
-def window_query(scan: Scan, first: int, last: int) -> Query:
-    """Make the query for a window; where the filters have an open end, it has one."""
-    lowest, highest = bounds_of(scan)
-    before, after = scan.memory.margins or BOTH_MARGINS
-    begins = day_of(max(lowest, first - before)) if first > lowest else None
-    ends = day_of(min(highest, last + after)) if last < highest else None
-    return Query(created_from=begins, created_to=ends)
-
-
-def find_margins(read: Read, days: Counter[int]) -> tuple[int, int]:
-    """Ask whether the filters include their own day; return the margins of a window.
+def find_overlap(fetch: Fetch, days: Counter[str]) -> tuple[int, int]:
+    """Ask whether the filters include their own day; return the overlap of windows.
 
     - A query for a single day that returns different times: both include it, in
       whatever time zone. (A filter that compares with midnight returns one time, one
-      that leaves its day out none.) No margins.
+      that leaves its day out none.) No overlap.
     - The same for that day and the next one: the end leaves its own day out. A day more
       at the end.
     - Otherwise it is not known: a day more at both ends.
 
     Args:
-        read: Sends a query.
+        fetch: Sends a query.
         days: How many customers are known to have been created on which day.
     """
     # Those in the middle: on the fullest days imports may have come, all at one time.
-    several = sorted((count, day) for day, count in days.items() if day and count > 1)
+    several = sorted((n, day_number(day)) for day, n in days.items() if n > 1)
     tried = several[max(0, len(several) - TRIED_DAYS) // 2 :][:TRIED_DAYS]
     for extra_days in (0, 1):
         for _, day in tried:
             query = Query(created_from=day_of(day), created_to=day_of(day + extra_days))
-            page = next(read(query))
+            page = next(fetch(query))
             times = sorted({r["created_at"] for r in page.records if r["created_at"]})
             if len(times) > 1:
                 # Which of two days came back? Most customers of a day have its date.
                 is_first = not extra_days or day_number(times[len(times) // 2]) == day
-                return (0, extra_days) if is_first else BOTH_MARGINS
-    return BOTH_MARGINS
+                return (0, extra_days) if is_first else BOTH_ENDS
+    return BOTH_ENDS
 
 
-def today(scan: Scan) -> int:
-    """Return the day on which a scan began, as a number."""
-    return day_number(scan.checkpoint.started or utc_now().isoformat())
-
-
-def created_on(record: Record) -> int:
+def created_on(row: Record) -> int:
     """Return the day, UTC, on which a customer was created; 0, if it is not known."""
-    return day_number(record["created_at"]) if record["created_at"] else 0
-
-
-def day_number(moment: str) -> int:
-    """Return the day of a time, as a number."""
-    return date.fromisoformat(to_day(moment)).toordinal()
-
-
-def ordinal(day: date | None, default: int) -> int:
-    """Return the number of a day."""
-    return day.toordinal() if day else default
+    return day_number(row["created_at"] or "")
 
 
 def day_of(number: int) -> date:

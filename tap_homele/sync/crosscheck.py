@@ -3,194 +3,231 @@
 Does this server's cursor skip customers? The list by created date does not depend on
 it, so it tells: which customers are there that the cursor did not return? A cursor
 skips fresh imports above all, since they have no activity or share a second, so what
-was created since the last scan is compared at once, waiting where it must. A round
-through all created dates follows in what is left of the rate limit: each run goes on
-where the last one stopped.
+was created since the last comparison is compared at once, waiting where it must. Older
+created dates follow, from where the last run stopped, round and round, in what is left
+of the rate limit.
 
-Once a customer was skipped, or the server fails on its own cursor, the list is read by
-created date, in this run and in all later ones (``Memory.scan_by``).
+A customer that was skipped, or a cursor that fails, is one observation: the rest of the
+run reads by created date, and the next full scan begins by the cursor again.
 """
 
-import contextlib
 import itertools
-from array import array
-from collections import Counter
-from collections.abc import Iterator
-from datetime import timedelta
+import logging
+import typing as t
+from collections.abc import Callable, Generator, Iterator
 
-from tap_homele.errors import CursorError, PageError
+from msgspec.structs import replace
+
+from tap_homele.errors import PageError
 from tap_homele.records import Record
 from tap_homele.sync import created
-from tap_homele.sync.cursor import by_cursor
-from tap_homele.sync.scan import Page, Query, Read, Round, Scan
-from tap_homele.sync.times import earlier, soon_after, to_day
-
-# A round through all created dates begins anew so long after it began.
-ROUND_EVERY = timedelta(days=7)
+from tap_homele.sync.created import Hint, Window
+from tap_homele.sync.cursor import Walk, by_cursor
+from tap_homele.sync.plan import RESUMED, Plan, by_created_date_instead
+from tap_homele.sync.times import OVERLAP, day_number, earlier, later
+from tap_homele.sync.values import (
+    Comparison,
+    Doubt,
+    Fetch,
+    Learned,
+    Note,
+    Page,
+    Query,
+    Traits,
+)
 
 # From so many days a run estimates how many customers are created in a day.
 RECENT_DAYS = 30
 
-# How many requests a run spends on the round if the server does not say what is left.
-REQUESTS_OF_A_RUN = 30
+# How many requests a run spends on older created dates, at most; and how many must be
+# left in the minute, or it waits once for the next one: an account whose list takes all
+# requests of a minute would never be compared.
+MAX_REQUESTS = 30
+TOO_FEW_LEFT = 10
+
+FAILING = "Homele fails to follow its own cursor."
+
+# Tells how many requests the API still takes in this minute; None: not known.
+RequestsLeft: t.TypeAlias = Callable[[], int | None]
 
 
 class NoRequestsLeftError(Exception):
-    """Another request would have to wait for the rate limit."""
+    """The older created dates have had their share of requests."""
 
 
-class Walk:
-    """What a run has returned by the cursor. It takes eight bytes for each customer.
+class Compared(t.NamedTuple):
+    """What a comparison has found.
 
     Attributes:
-        page_count: How many pages.
-        ids: The ids of the customers.
-        per_day: How many customers were created on which day.
+        comparison: How far it is.
+        traits: What is known of the list.
+        skipped: That the cursor has skipped customers, in a sentence; or nothing.
     """
 
-    def __init__(self) -> None:
-        """Begin with no page."""
-        self.page_count = 0
-        self.ids = array("q")
-        self.per_day: Counter[int] = Counter()
-
-    def add(self, page: Page) -> None:
-        """Take note of a page."""
-        self.page_count += 1
-        self.ids.extend(record["id"] for record in page.records)
-        self.per_day.update(map(created.created_on, page.records))
-
-    def hint(self, scan: Scan) -> created.Hint:
-        """Return what is known of the created dates, but for those in the future."""
-        known = sorted(filter(None, self.per_day)) or [created.LAST_DAY]
-        newest = min(known[-1], created.today(scan))
-        recent = sum(self.per_day[newest - days] for days in range(RECENT_DAYS))
-        days = created.FILL * created.MAX_PAGE_SIZE * RECENT_DAYS / max(recent, 1)
-        return created.Hint(max(1, round(days)), newest, known[0])
-
-    def missing(self, records: list[Record]) -> list[Record]:
-        """Return those customers that the cursor did not return."""
-        missing = {record["id"] for record in records}.difference(self.ids)
-        return [record for record in records if record["id"] in missing]
+    comparison: Comparison
+    traits: Traits
+    skipped: str = ""
 
 
-def cross_checked(read: Read, scan: Scan) -> Iterator[Page]:
-    """Yield every page of the list by its cursor, and compare; or by created date.
+def cross_checked(
+    fetch: Fetch, plan: Plan, requests_left: RequestsLeft
+) -> Iterator[Page | Doubt | Note | Plan | Learned]:
+    """Yield every page of the list by its cursor, and compare; or by created date."""
+    plan, walk = yield from by_cursor(fetch, plan)
+    found = Compared(plan.saved.comparison, walk.traits(plan))
+    if walk.failed:
+        found = found._replace(skipped=FAILING)
+    elif not walk.has_pages and plan.kind != RESUMED:
+        # It fits on one page, so no cursor was needed.
+        found = found._replace(comparison=replace(found.comparison, since=walk.started))
+    elif plan.kind != RESUMED:
+        found = yield from compare(fetch, plan, walk, requests_left)
+    if not found.skipped:
+        yield Learned(walk.ids, found.traits, found.comparison)
+        return
+    hid_some = found.skipped != FAILING
+    plan = by_created_date_instead(plan, found.skipped, hid_some=hid_some)
+    yield plan
+    came = () if plan.reads_anew else walk.ids
+    traits = replace(found.traits, is_sorted=False)
+    yield from created.by_created_date(fetch, plan, traits, came, hint_of(walk))
 
-    Adds to ``scan.gaps`` if a customer can have been missed.
-    """
-    walk = Walk()
+
+def compare(
+    fetch: Fetch, plan: Plan, walk: Walk, requests_left: RequestsLeft
+) -> Generator[Page | Doubt | Note, None, Compared]:
+    """Yield the customers that came since the run began, and look for skipped ones."""
+    found = Compared(plan.saved.comparison, walk.traits(plan))
     try:
-        for page in by_cursor(read, scan):
-            walk.add(page)
-            yield page
-    except CursorError:
-        scan.leave_cursor("Homele fails to follow its own cursor.")
-    else:
-        if scan.resumes:
-            scan.gaps.append("Cross-check: not in a run that resumed another")
-        elif walk.page_count == 1:
-            scan.memory.compared_until = scan.checkpoint.started
-        else:
-            yield from compare(read, scan, walk)
-    if scan.checkpoint.by_created_date:
-        yield from created.by_created_date(read, scan, walk.hint(scan))
-
-
-def compare(read: Read, scan: Scan, walk: Walk) -> Iterator[Page]:
-    """Yield the customers that came since the scan began, and look for skipped ones.
-
-    Leaves the cursor if there are some. Keeps the round up to date, and adds to
-    ``scan.gaps`` unless this run has compared all customers.
-    """
-    memory, last = scan.memory, scan.memory.cross_check
-    is_old = last.done and last.began < earlier(scan.checkpoint.started, ROUND_EVERY)
-    # What is announced to be deleted must be compared in this very run.
-    is_new_round = scan.announces_deletes or is_old or not last.began
-    if is_new_round:
-        memory.cross_check = Round(began=scan.checkpoint.started)
-    try:
-        for window in windows_to_compare(read, scan, walk):
-            missing = walk.missing(window.page.records)
-            skipped = [r for r in missing if not is_newer(r, scan, window.page.at)]
+        for window, found in _to_compare(fetch, plan, walk, requests_left):
+            if window is None:
+                break
+            page = window.page
+            ids = {row["id"] for row in page.records}.difference(walk.ids)
+            missing = [row for row in page.records if row["id"] in ids]
+            skipped = [row for row in missing if not _has_moved(row, walk, page.at)]
             if skipped:
-                which = f"{len(skipped)} of those created on {window}"
-                scan.leave_cursor(f"Homele's cursor skips customers: {which}.")
-                return
-            if window.page.next_cursor:
-                scan.warn(
-                    f"More customers were created on {window} than fit on a page: the "
-                    f"cursor returned {walk.per_day[window.first]}, and whether it "
-                    "skipped others of that day cannot be told."
+                sentence = (
+                    f"Homele's cursor skips customers: {len(skipped)} of those created "
+                    f"on {window}."
                 )
-            yield Page(missing, window.page.at)
-        memory.cross_check.done = True
-        if not is_new_round:
-            # Until then an import with older dates, and no activities, is not noticed.
-            again = to_day(earlier(memory.cross_check.began, -ROUND_EVERY))
-            scan.gaps.append(f"Older created dates are compared again on {again}")
+                again = replace(found.comparison, compared_down_to=None)
+                return Compared(again, found.traits, sentence)
+            if page.next_cursor:
+                yield from _crowded(window, plan, walk, found.traits)
+                traits = replace(found.traits, has_crowded_day=True)
+                found = found._replace(traits=traits)
+            yield Page(missing, page.at)
     except NoRequestsLeftError:
-        compared = min(memory.cross_check.compared, len(walk.ids))
-        scan.gaps.append(
-            f"Cross-check: {compared:,} of {len(walk.ids):,} customers compared, none "
-            "skipped; the next run goes on"
-        )
+        down_to = found.comparison.compared_down_to
+        if down_to and not found.comparison.is_complete:
+            yield Note(
+                f"Cross-check: created dates down to {down_to} compared, none skipped; "
+                "the next run goes on."
+            )
     except PageError as error:
-        failed = error.what
-        scan.warn(f"Whether the cursor skips customers could not be checked: {failed}")
-    if memory.undated:
-        scan.warn(created.UNDATED)
+        yield Doubt(
+            f"Whether the cursor skips customers could not be checked: {error.what}"
+        )
+    if found.traits.has_undated and plan.settings.announces_deletes:
+        yield Doubt(created.UNDATED)
+    return found
 
 
-def within_limit(read: Read, scan: Scan) -> Read:
-    """Make a reader that raises ``NoRequestsLeftError`` instead of waiting.
+def _to_compare(
+    fetch: Fetch, plan: Plan, walk: Walk, requests_left: RequestsLeft
+) -> Iterator[tuple[Window | None, Compared]]:
+    """Yield windows, and what will be known after each of them; at last without one.
 
-    Where deletes are announced it waits: they need a complete round.
-    """
-    requests = itertools.count()
-
-    def read_now(query: Query) -> Iterator[Page]:
-        left = scan.requests_left()
-        left = REQUESTS_OF_A_RUN - next(requests) if left is None else left
-        if left <= 0 and not scan.announces_deletes:
-            raise NoRequestsLeftError
-        return read(query)
-
-    return read_now
-
-
-def windows_to_compare(read: Read, scan: Scan, walk: Walk) -> Iterator[created.Window]:
-    """Yield what was created since the last full scan began, and then the round.
-
-    Waits for the rate limit for what is new. Moves the round on without waiting, unless
-    deletes are announced.
+    First what was created since the last comparison, with one day of overlap, waiting
+    where it must. Then older created dates, from where the last run stopped down to the
+    oldest, and from the top to where it began: at most once round.
 
     Raises:
-        NoRequestsLeftError: If the round would have to wait.
+        NoRequestsLeftError: If it has had its share of requests.
+        PageError: If a window cannot be read.
     """
-    memory, hint, read_now = scan.memory, walk.hint(scan), within_limit(read, scan)
-    if memory.margins is None:
-        with contextlib.suppress(NoRequestsLeftError):
-            memory.margins = created.find_margins(read_now, walk.per_day)
-    if memory.compared_until:
-        day_before = created.day_number(memory.compared_until) - 1
+    saved, traits, hint = plan.saved.comparison, walk.traits(plan), hint_of(walk)
+    comparison = replace(saved, since=walk.started)
+    lowest = None
+    if saved.since:
+        bounds = created.bounds_of(plan, traits)
+        day_before = day_number(saved.since) - 1
         newest = max(hint.newest, day_before)
-        new = hint._replace(days=min(hint.days, newest - day_before + 1), newest=newest)
-        for window in created.windows(read, scan, None, new):
-            yield window
-            if window.first <= day_before:
+        few = hint._replace(newest=newest, days=min(hint.days, newest - day_before + 1))
+        for window in created.windows(fetch, bounds, None, few):
+            lowest = created.day_of(window.first)
+            is_last = window.first <= day_before
+            yield window, Compared(comparison if is_last else saved, traits)
+            if is_last:
                 break
-    memory.compared_until = scan.checkpoint.started
-    if not memory.cross_check.done:
-        before = memory.cross_check.created_before
-        for window in created.windows(read_now, scan, before, hint):
-            yield window
-            # Now it has been compared, and its customers sent.
-            memory.cross_check.created_before = created.day_of(window.first)
-            memory.cross_check.compared += len(window.page.records)
+    fetch = _limited(fetch, plan, requests_left())
+    if traits.overlap is None:
+        overlap = created.find_overlap(fetch, walk.days)
+        traits = replace(traits, overlap=overlap)
+    bounds, begun = created.bounds_of(plan, traits), saved.compared_down_to
+    start = min(begun, lowest) if begun and lowest else begun or lowest
+    for window in created.windows(fetch, bounds, start, hint):
+        down_to = created.day_of(window.first)
+        comparison = replace(comparison, compared_down_to=down_to)
+        yield window, Compared(comparison, traits)
+    comparison = replace(comparison, is_complete=True, compared_down_to=None)
+    if start and start != lowest:
+        for window in created.windows(fetch, bounds, lowest, hint):
+            down_to = created.day_of(window.first)
+            yield window, Compared(replace(comparison, compared_down_to=down_to), traits)
+            if down_to <= start:
+                break
+    yield None, Compared(comparison, traits)
 
 
-def is_newer(record: Record, scan: Scan, now: str) -> bool:
-    """Tell whether a customer may have come, or moved, since the scan began."""
-    times = record["created_at"], record["updated_at"], record["last_activity_at"]
-    return any(at and scan.signpost <= at <= soon_after(now) for at in times)
+def _limited(fetch: Fetch, plan: Plan, left: int | None) -> Fetch:
+    """Make a fetch that raises ``NoRequestsLeftError`` after its share of requests.
+
+    Deletes need a complete comparison, so for them there is no limit.
+    """
+    share = MAX_REQUESTS
+    if left is not None and left >= TOO_FEW_LEFT:
+        share = min(left, MAX_REQUESTS)
+    requests = itertools.count()
+
+    def limited(query: Query) -> Iterator[Page]:
+        if next(requests) >= share and not plan.settings.announces_deletes:
+            raise NoRequestsLeftError
+        return fetch(query)
+
+    return limited
+
+
+def _crowded(
+    window: Window, plan: Plan, walk: Walk, traits: Traits
+) -> Iterator[Doubt | Note]:
+    """Say that a day cannot be compared; of each list once, for it stays so."""
+    count = walk.days[str(created.day_of(window.first))]
+    sentence = (
+        f"More customers were created on {window} than fit on a page: the cursor "
+        f"returned {count}, and whether it skipped others of that day cannot be told."
+    )
+    level = logging.INFO if traits.has_crowded_day else logging.WARNING
+    if plan.settings.announces_deletes:
+        yield Doubt(sentence, level)
+    elif not traits.has_crowded_day:
+        yield Note(sentence, level)
+
+
+def _has_moved(row: Record, walk: Walk, now: str) -> bool:
+    """Tell whether a customer may have come, or moved, since the run began."""
+    times = row["created_at"], row["updated_at"], row["last_activity_at"]
+    since, until = earlier(walk.started, OVERLAP), later(now, OVERLAP)
+    return any(at and since <= at <= until for at in times)
+
+
+def hint_of(walk: Walk) -> Hint:
+    """Return what is known of the created dates, but for those in the future."""
+    days = {day_number(day): count for day, count in walk.days.items()}
+    known = sorted(days) or [created.LAST_DAY]
+    today = day_number(walk.started)
+    newest = min(known[-1], today)
+    recent = sum(days.get(newest - ago, 0) for ago in range(RECENT_DAYS))
+    length = created.FILL * created.MAX_PAGE_SIZE * RECENT_DAYS / max(recent, 1)
+    return Hint(newest, today, max(1, round(length)), known[0])

@@ -1,84 +1,174 @@
-"""Read the list by its cursor, then its head again until it holds still.
+"""Read the list by its cursor, and then its top again, because it moves.
 
 Homele sorts the list by ``last_activity_at``, newest first (the cursor in its document
-holds that field). A customer with a new activity jumps to the top. While a sync works
+holds that field). A customer with a new activity jumps to the top. While a run works
 its way down, such a customer can jump over it and be missed. So after the last page the
-sync reads the head of the list again, down to where nothing can have moved.
+run reads the top of the list again. Whoever is missed even so has times of now, and
+comes with the next run; only a run that announces deletes must know that nobody is.
 """
 
 import itertools
-import logging
-from collections.abc import Iterator
-from datetime import timedelta
+import re
+from array import array
+from collections import Counter
+from collections.abc import Generator, Iterator
 
-from tap_homele.errors import PageError
+from tap_homele.errors import CursorError, PageError, ServerError
 from tap_homele.records import Record
-from tap_homele.sync.scan import Checkpoint, Page, Query, Read, Scan
-from tap_homele.sync.times import OVERLAP, earlier, soon_after, to_day, to_second
+from tap_homele.sync.plan import RESUMED, Plan, from_top_instead
+from tap_homele.sync.times import COMMIT_LAG, DAY, earlier, to_second
+from tap_homele.sync.values import (
+    Doubt,
+    Fetch,
+    Learned,
+    Page,
+    Position,
+    Query,
+    Traits,
+)
 
-# Activities become visible when their transaction commits, shortly after the time they
-# carry. Shorter than OVERLAP, or a busy list would never come to rest.
-COMMIT_LAG = timedelta(minutes=1)
+# After so many readings of the top, the list is busier than we are fast. So often may
+# a list end and then go on.
+MAX_READINGS = 10
+MAX_ENDS = 10
 
-# After so many rereads the list is busier than we are fast.
-MAX_REREADS = 10
+# The time of a day without a time: midnight in some zone.
+_MIDNIGHT = re.compile(r"T\d\d:(00|15|30|45):00\+00:00")
 
 UNSORTED = "The list is not sorted by last activity: who moved may come a run later."
-NOT_RESUMING = "Not resuming the interrupted scan: %s. Reading the list from its top."
+RESTLESS = (
+    "Customers move in the list faster than it can be read: some may arrive with the "
+    "next run only."
+)
+HOLDS_DAYS = "The list holds days: what moved while it was read is unknown."
 
-logger = logging.getLogger(__name__)
+# The times by which a change is told, by id.
+Seen = dict[int, tuple[str, str]]
 
 
-def by_cursor(read: Read, scan: Scan) -> Iterator[Page]:
+class Walk:
+    """What a run has read by the cursor. It takes eight bytes for each customer.
+
+    Attributes:
+        started: When the first page was answered, or this machine's clock.
+        has_pages: The list has more than one page.
+        ids: The ids of the customers.
+        days: How many customers were created on which day.
+        recent: The times of those that were active shortly before it began, or since.
+        times_of_day: Those of the last activities, at most two.
+        is_sorted: The list is sorted by last activity.
+        has_undated: There are customers without a created date.
+        failed: Why the cursor had to be left.
+    """
+
+    def __init__(self, now: str) -> None:
+        """Begin with no page."""
+        self.started, self.last_activity = now, ""
+        self.has_pages, self.is_sorted, self.has_undated = False, True, False
+        self.ids = array("q")
+        self.days: Counter[str] = Counter()
+        self.recent: Seen = {}
+        self.times_of_day: set[str] = set()
+        self.failed: CursorError | None = None
+
+    def add(self, page: Page) -> None:
+        """Take note of a page."""
+        if not self.ids:
+            self.started = min(self.started, page.at)
+        self.has_pages |= page.next_cursor is not None
+        self.ids.extend([row["id"] for row in page.records])
+        created = [row["created_at"] for row in page.records]
+        self.days.update([at[:10] for at in created if at])
+        self.has_undated |= not all(created)
+        active = [at for row in page.records if (at := row["last_activity_at"])]
+        # The list may be sorted by parts of a second that the API does not write.
+        seconds = [to_second(at) for at in (self.last_activity, *active) if at]
+        self.is_sorted &= seconds == sorted(seconds, reverse=True)
+        self.last_activity = active[-1] if active else self.last_activity
+        if len(self.times_of_day) < len("ab"):
+            self.times_of_day.update(at[len("2026-02-15") :] for at in active)
+        self.recent |= times_of(page.active_since(self.top))
+
+    @property
+    def top(self) -> str:
+        """Down to which last activity customers can have moved since it began."""
+        if self.holds_days:
+            # The day before may not be over in another time zone.
+            return earlier(f"{self.started[:10]}T00:00:00+00:00", DAY)
+        return earlier(self.started, COMMIT_LAG)
+
+    @property
+    def holds_days(self) -> bool:
+        """Whether all activities are at one midnight, in some zone.
+
+        The cursor in the vendor's document holds a day, so the list may do so too.
+        """
+        times = [*self.times_of_day]
+        return len(times) == 1 and bool(_MIDNIGHT.fullmatch(times[0]))
+
+    def traits(self, plan: Plan) -> Traits:
+        """Return what is known of the list after it, and was known before."""
+        known = plan.saved.traits
+        has_times = bool(self.times_of_day) and not self.holds_days
+        if not self.times_of_day or plan.kind == RESUMED:
+            has_times |= known.has_times
+        return Traits(
+            # A resumed scan, or one that left, has not seen the whole order.
+            is_sorted=self.is_sorted and plan.kind != RESUMED and not self.failed,
+            has_times=has_times,
+            has_undated=known.has_undated or self.has_undated,
+            has_crowded_day=known.has_crowded_day,
+            overlap=known.overlap,
+        )
+
+
+def only_by_cursor(
+    fetch: Fetch, plan: Plan
+) -> Iterator[Page | Doubt | Plan | Learned]:
+    """Yield the list by its cursor, with no comparison.
+
+    Raises:
+        CursorError: If the server fails on its cursor.
+    """
+    plan, walk = yield from by_cursor(fetch, plan)
+    if walk.failed:
+        raise walk.failed
+    yield Learned(walk.ids, walk.traits(plan), plan.saved.comparison)
+
+
+def by_cursor(
+    fetch: Fetch, plan: Plan
+) -> Generator[Page | Doubt | Plan, None, tuple[Plan, Walk]]:
     """Yield every page of the list, and then the customers that moved meanwhile.
 
-    Adds to ``scan.gaps`` if a customer can have been missed.
+    Returns:
+        The plan, which is another one where a scan could not be resumed; and what was
+        read, of which ``failed`` says if the cursor has to be left.
     """
-    page_count, last_activity = 0, ""
-    is_sorted, has_times = True, False
-    # The times of the customers that were active since the scan began, as last seen.
-    seen: dict[int, tuple[str, str]] = {}
-    for page in from_checkpoint(read, scan):
-        page_count += 1
-        activities = page.activities
-        # The list may be sorted by parts of a second that the API does not write.
-        seconds = [to_second(at) for at in (last_activity, *activities) if at]
-        is_sorted &= seconds == sorted(seconds, reverse=True)
-        has_times |= bool(activities) and not page.has_days_only
-        last_activity = activities[-1] if activities else last_activity
-        # The first page has yet to give the scan its start.
-        since = scan.signpost or earlier(page.at, OVERLAP)
-        seen |= {r["id"]: times_of(r) for r in page.active_since(since)}
-        yield page
-    has_days = last_activity > "" and not has_times
-    # A resumed scan has not seen the order of the whole list.
-    shows_order = is_sorted and not has_days and not scan.resumes
-    scan.memory.full_scan = scan.checkpoint.started if shows_order else ""
-    if page_count == 1 and not scan.resumes:
-        return  # one answer: nothing moved while it was read
-    if not is_sorted:
-        scan.warn(UNSORTED)
-        return
-    since, head = scan.signpost, reread_head(read, scan, scan.signpost)
-    if has_days:
-        # Nothing tells what moved within a day, so there is no point in repeating. The
-        # day before may not be over in another time zone.
-        since = to_day(earlier(since, timedelta(days=1)))
-        head = read_head(read, since)
-        scan.gaps.append("The list holds days: what moved while it was read is unknown")
-    for page in head:
-        moved = page._replace(records=page.active_since(since))
-        yield without_seen(moved, seen)
+    walk = Walk(plan.now)
+    try:
+        for step in _from_position(fetch, plan):
+            if isinstance(step, Plan):
+                plan = step
+            else:
+                walk.add(step)
+            yield step
+        if not walk.is_sorted:
+            yield Doubt(UNSORTED)
+        elif walk.has_pages or plan.kind == RESUMED:
+            yield from _moved(fetch, plan, walk)
+    except CursorError as error:
+        walk.failed = error
+    return plan, walk
 
 
-def from_checkpoint(read: Read, scan: Scan) -> Iterator[Page]:
-    """Yield the pages from the checkpoint on; from the top if there is none.
+def _from_position(fetch: Fetch, plan: Plan) -> Iterator[Page | Plan]:
+    """Yield the pages from where a scan was interrupted on, or from the top.
 
-    A checkpoint whose page cannot be read must not hold up every run to come: then the
-    list is read from the top.
+    A position that cannot be read must not hold up every run to come.
     """
-    if scan.resumes:
-        pages = read(Query(cursor=scan.resumes.cursor))
+    if plan.kind == RESUMED:
+        pages = follow(fetch, Query(cursor=plan.open_scan.position.cursor))
         page, reason = None, "the list ended there"
         try:
             page = next(pages)
@@ -87,65 +177,100 @@ def from_checkpoint(read: Read, scan: Scan) -> Iterator[Page]:
         if page and (page.records or page.next_cursor):
             yield from itertools.chain([page], pages)
             return
-        logger.info(NOT_RESUMING, f"its next page cannot be read ({reason})")
-        was, scan.resumes = scan.resumes, None
-        scan.checkpoint = Checkpoint(fingerprint=was.fingerprint, bookmark=was.bookmark)
-    yield from read(Query())
+        reason = f"its next page cannot be read ({reason})"
+        yield from_top_instead(plan, reason)
+    yield from follow(fetch, Query())
 
 
-def reread_head(read: Read, scan: Scan, since: str) -> Iterator[Page]:
-    """Yield the head of the list until it holds still.
+def follow(fetch: Fetch, query: Query) -> Iterator[Page]:
+    """Yield the pages from a query to the end of the list.
 
-    Repeats until those that moved are on one page: one answer is a snapshot. Counts the
-    pages from the first one with a movement on; what is planned keeps its place.
+    The page that ends it is asked for again, with its own cursor: customers would be
+    lost for good, or deleted, if a list ended early once.
 
-    Args:
-        read: Sends a query and follows its cursor.
-        scan: Takes note of a list that does not hold still.
-        since: What was active since this time is in the head, at first.
+    Raises:
+        CursorError: If requests with a cursor fail while the list without one answers.
+        PageError: If a page cannot be read.
     """
-    for _ in range(MAX_REREADS):
-        started, has_moved, page_count = "", False, 0
-        for page in read_head(read, since):
-            started = started or page.at
-            has_moved |= any(at <= soon_after(started) for at in page.activities)
-            page_count += has_moved
-            yield page
-        if page_count <= 1:
+    has_failed, has_ended, ends = False, False, 0
+    seen = Seen()
+    while ends <= MAX_ENDS:
+        try:
+            for page in fetch(query):
+                new, cursor = without_seen(page, seen), page.next_cursor
+                # Now: whoever takes the page may change its records.
+                seen = {} if cursor else times_of(page.records)
+                yield new._replace(resume_at=Position(cursor) if cursor else None)
+                has_failed = False
+                if cursor:
+                    query, has_ended = query._replace(cursor=cursor), False
+        except ServerError as error:
+            if not query.cursor:
+                raise
+            if has_failed:
+                raise CursorError(str(error)) from None
+            has_failed = True
+            # If this is an outage, it ends the run here, or is over when this answers.
+            next(fetch(query._replace(cursor=None)))
+            continue
+        if has_ended:
             return
-        since = earlier(started, COMMIT_LAG)
-    scan.warn(
-        "Customers move in the list faster than it can be read: some may arrive with "
-        "the next run only."
+        has_ended, ends = True, ends + 1
+    raise PageError(
+        f"The list has ended, and then gone on, {MAX_ENDS} times. Run the tap again; "
+        "if it stays so, tell Homele's support."
     )
 
 
-def read_head(read: Read, since: str) -> Iterator[Page]:
+def _moved(fetch: Fetch, plan: Plan, walk: Walk) -> Iterator[Page | Doubt]:
+    """Yield the customers that moved to the top since the run began.
+
+    One reading is enough where the next run can mend it. Before deletes are announced
+    nobody may be missing: a top that fits on one page is a snapshot. Else it is read
+    again until nobody comes whom it had not before.
+    """
+    is_closed = plan.settings.announces_deletes and not walk.holds_days
+    since = until = walk.top
+    seen, is_quiet = walk.recent, False
+    for _ in range(MAX_READINGS if is_closed else 1):
+        page_count, news, began = 0, 0, ""
+        for page in read_top(fetch, until):
+            moved = page._replace(records=page.active_since(since))
+            moved = without_seen(moved, seen)
+            page_count, news = page_count + 1, news + len(moved.records)
+            seen, began = seen | times_of(moved.records), began or page.at
+            yield moved
+        if page_count <= 1 or (is_quiet and not news):
+            break
+        # Who jumped while the pages after the first one were read is on the first now.
+        is_quiet = not news
+        until = began if is_quiet else earlier(began, COMMIT_LAG)
+    else:
+        if plan.settings.announces_deletes:
+            yield Doubt(HOLDS_DAYS if walk.holds_days else RESTLESS)
+
+
+def read_top(fetch: Fetch, since: str) -> Iterator[Page]:
     """Yield the pages from the top of the list to one that reaches below a time.
 
     Customers without an activity say nothing: databases sort them first, last, or by
     another date.
     """
-    for page in read(Query()):
-        yield page
-        if len(page.activities) > len(page.active_since(since)):
+    for page in follow(fetch, Query()):
+        yield page._replace(resume_at=None)
+        if any(at < since for r in page.records if (at := r["last_activity_at"])):
             return
 
 
-def without_seen(page: Page, seen: dict[int, tuple[str, str]]) -> Page:
-    """Return a page without the customers that have come with the same times.
-
-    And without its cursor: no run resumes in the head of the list.
-
-    Args:
-        page: Any.
-        seen: The times of those that have come, by id. What is new is added to it.
-    """
-    records = [r for r in page.records if seen.get(r["id"]) != times_of(r)]
-    seen |= {r["id"]: times_of(r) for r in records}
-    return page._replace(records=records, next_cursor=None)
+def without_seen(page: Page, seen: Seen) -> Page:
+    """Return a page without the customers that have come with the same times."""
+    if not seen:
+        return page
+    return page.without(dict(seen.items() & times_of(page.records).items()))
 
 
-def times_of(record: Record) -> tuple[str, str]:
-    """Return the times that tell whether a customer has changed."""
-    return record["updated_at"] or "", record["last_activity_at"] or ""
+def times_of(records: list[Record]) -> Seen:
+    """Return the times that tell whether a customer has changed, by id."""
+    return {
+        r["id"]: (r["updated_at"] or "", r["last_activity_at"] or "") for r in records
+    }

@@ -4,9 +4,8 @@ An empty one is not known, and earlier than all others.
 """
 
 import contextlib
-import re
 import typing as t
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import msgspec
 
@@ -14,8 +13,12 @@ import msgspec
 # what was written shortly before a scan may be missing from it. Clocks differ by less.
 OVERLAP = timedelta(minutes=5)
 
-# The beginning of a day in some zone.
-MIDNIGHT = re.compile(r"T\d\d:(00|15|30|45):00\+00:00")
+# Activities become visible when their transaction commits, shortly after the time they
+# carry.
+COMMIT_LAG = timedelta(minutes=1)
+
+SECOND = timedelta(seconds=1)
+DAY = timedelta(days=1)
 
 # A time, as a state may hold it.
 Moment: t.TypeAlias = t.Annotated[
@@ -30,9 +33,9 @@ def earlier(moment: str, span: timedelta) -> str:
     return moment
 
 
-def soon_after(now: str) -> str:
-    """Return the latest time that an activity can have: what is later is planned."""
-    return earlier(now, -OVERLAP)
+def later(moment: str, span: timedelta) -> str:
+    """Return the time that is so much later; what is not a time stays as it is."""
+    return earlier(moment, -span)
 
 
 def to_second(moment: str) -> str:
@@ -40,6 +43,8 @@ def to_second(moment: str) -> str:
     return moment[: len("2026-02-15T09:45:00")]
 
 
-def to_day(moment: str) -> str:
-    """Return the day of a time."""
-    return moment[: len("2026-02-15")]
+def day_number(moment: str) -> int:
+    """Return the day of a time, or a day, as a number; 0, if there is none."""
+    if not moment:
+        return 0
+    return date.fromisoformat(moment[: len("2026-02-15")]).toordinal()
