@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
+from tap_homele import records
 from tests.sandbox import Sandbox
 from tests.sandbox.postgres import folders_opened, postgres
+from tests.world import Company
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,3 +77,17 @@ def postgres_url() -> Iterator[str]:
             yield url
     finally:
         shutil.rmtree(parent, ignore_errors=True)
+
+
+@pytest.fixture
+def company(
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
+    waited: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Company:
+    caplog.set_level(logging.INFO)
+    company = Company(serve(0))
+    company.waited = waited
+    monkeypatch.setattr(records, "utc_now", lambda: company.now)
+    return company

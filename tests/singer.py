@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from jsonschema import Draft202012Validator, FormatChecker
 from singer_sdk.singerlib import Catalog
 
-
 from tap_homele.tap import TapHomele
 from tap_homele.tap import Writer as TapWriter
 from tests.sandbox.server import TOKEN, Sandbox
@@ -75,6 +74,35 @@ class Output:
         }
         for message in self.of("RECORD"):
             validators[message["stream"]].validate(message["record"])
+
+
+def stream_state(output: Output | dict[str, Any]) -> dict[str, Any]:
+    """Give the state of the stream of customers."""
+    state = output.state if isinstance(output, Output) else output
+    found: dict[str, Any] = state["bookmarks"]["customers"]
+    return found
+
+
+def saved(output: Output | dict[str, Any]) -> dict[str, Any]:
+    """Give what stands in the state beside the bookmark."""
+    found: dict[str, Any] = stream_state(output)["saved"]
+    return found
+
+
+def open_scan(output: Output | dict[str, Any]) -> dict[str, Any]:
+    """Give the scan that has not ended; one without a ``list_id`` is none."""
+    found: dict[str, Any] = saved(output)["open_scan"]
+    return found
+
+
+def is_open(output: Output | dict[str, Any]) -> bool:
+    return bool(open_scan(output)["list_id"])
+
+
+def scans_left(output: Output | dict[str, Any]) -> int:
+    """Give how many full scans in a row have left the cursor."""
+    found: int = saved(output)["cursor_trust"]["scans_left"]
+    return found
 
 
 class KilledError(BaseException):
@@ -169,6 +197,18 @@ def run(
         check=False,
         env=clean_environment() | variables,
     )
+
+
+def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Merge states as Meltano does: objects key by key, anything else replaced.
+
+    Like Meltano it cannot merge an object into what is none, null included.
+    """
+    merged = dict(old)
+    for key, value in new.items():
+        is_object = isinstance(value, dict)
+        merged[key] = merge(merged.get(key, {}), value) if is_object else value
+    return merged
 
 
 def clean_environment() -> dict[str, str]:

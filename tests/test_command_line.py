@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from tap_homele.tap import TapHomele
 from tests.sandbox.customers import make_customers
 from tests.singer import catalog_of, clean_environment, config_for, parse
-from tests.test_created import warnings
+from tests.world import warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,21 +12,27 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from singer_sdk.exceptions import FatalAPIError
 
-from tap_homele import state
-from tap_homele.sync import created, scan
-from tests.sandbox import Sandbox, faults
-from tests.sandbox.customers import Customer, make_customers, spell
-from tests.simulation import merge
-from tests.singer import Output, catalog_of, sync
-from tests.test_created import (
+from tests.sandbox import faults
+from tests.sandbox.customers import Customer, spell
+from tests.singer import (
+    is_open,
+    merge,
+    scans_left,
+    stream_state,
+    sync,
+)
+from tests.world import (
+    DAY,
     FAULTS,
     NULLS,
+    TODAY,
+    Company,
     days_of,
     full_table,
+    full_table_of,
     is_complete,
     is_window,
     sorts_nulls,
-    stream_state,
     summary,
     warnings,
 )
@@ -36,88 +42,8 @@ if TYPE_CHECKING:
 
     from tests.conftest import Serve
 
-TODAY = datetime(2026, 3, 2, 12, tzinfo=timezone.utc)
-DAY = timedelta(days=1)
-
 # Whether the filters include their own day at the start, and at the end.
 INCLUDES = [(True, True), (True, False), (False, False)]
-
-
-class Company:
-    """A company whose customers all have an activity, and a server with a clock.
-
-    The cursor skips customers without an activity.
-    """
-
-    def __init__(self, sandbox: Sandbox) -> None:
-        self.sandbox = sandbox
-        self.now = TODAY
-        self.next_id = 1
-        self.outputs: list[Output] = []
-        # Waiting takes time on the server, too.
-        self.waited: list[float] = []
-        sandbox.clock = lambda: self.now.timestamp() + sum(self.waited)
-        sandbox.drops_nulls = True
-
-    def add(
-        self, count: int, day: datetime, *, active: bool = True, **values: Any
-    ) -> list[Customer]:
-        """Add customers that were created within an hour."""
-        added = make_customers(count, seed=self.next_id)
-        for at, row in enumerate(added):
-            moment = spell(day + timedelta(seconds=at * 3600 / count))
-            row |= {"id": self.next_id, "sequential_number": self.next_id}
-            row |= {"created_at": moment, "updated_at": moment}
-            # Each at a second of its own, so that no two share one.
-            latest = spell(day + timedelta(seconds=at)) if active else None
-            self.sandbox.add(row | {"last_activity_at": latest} | values)
-            self.next_id += 1
-        return added
-
-    def grow(self, count: int, days: int) -> None:
-        """Add customers, evenly in so many days until now."""
-        for at in range(days):
-            until = count * (at + 1) // days - count * at // days
-            self.add(until, self.now - (days - at) * DAY + timedelta(hours=1))
-
-    def run(self, **options: Any) -> Output:
-        self.sandbox.requests.clear()
-        state = self.outputs[-1].state if self.outputs else None
-        output = sync(self.sandbox, scan_by="auto", state=state, **options)
-        self.outputs.append(output)
-        return output
-
-    @property
-    def is_complete(self) -> bool:
-        return is_complete(self.sandbox, *self.outputs)
-
-    @property
-    def windows(self) -> int:
-        """How many requests the last run has spent on created dates."""
-        return sum(map(is_window, self.sandbox.urls))
-
-
-@pytest.fixture
-def company(
-    serve: Serve,
-    caplog: pytest.LogCaptureFixture,
-    waited: list[float],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Company:
-    caplog.set_level(logging.INFO)
-    company = Company(serve(0))
-    company.waited = waited
-    for module in (scan, created, state):
-        monkeypatch.setattr(module, "utc_now", lambda: company.now)
-    return company
-
-
-def full_table_of(company: Company, **options: Any) -> Output:
-    return company.run(
-        catalog=catalog_of("FULL_TABLE"),
-        emit_activate_version_messages=True,
-        **options,
-    )
 
 
 def test_a_last_page_of_which_all_customers_are_skipped(serve: Serve) -> None:
@@ -136,7 +62,7 @@ def test_a_last_page_of_which_all_customers_are_skipped(serve: Serve) -> None:
     output = sync(sandbox, scan_by="auto")
 
     assert is_complete(sandbox, output)
-    assert stream_state(output)["scan_by"] == "created_date"
+    assert scans_left(output) == 1
 
 
 # Complete after the run.
@@ -166,7 +92,7 @@ def test_a_first_run_of_which_a_part_has_no_activity(company: Company) -> None:
     company.run()
 
     assert company.is_complete
-    assert stream_state(company.outputs[-1])["scan_by"] == "created_date"
+    assert scans_left(company.outputs[-1]) == 1
 
 
 def test_a_weekly_run_and_an_import_of_some_days_ago(
@@ -294,7 +220,7 @@ def test_an_import_of_long_ago_is_found_by_the_round(
             pattern = r"Cross-check: ([\d,]+) of ([\d,]+) customers compared, none skip"
             assert re.search(pattern, summary(caplog))
             assert company.waited == []
-    assert stream_state(company.outputs[-1])["scan_by"] == "created_date"
+    assert scans_left(company.outputs[-1]) == 1
 
 
 def test_300_created_on_one_day_of_long_ago_are_named(
@@ -425,7 +351,7 @@ def test_small_pages(company: Company) -> None:
     company.run(page_size=10)
 
     assert company.is_complete
-    assert stream_state(company.outputs[-1])["scan_by"] == "created_date"
+    assert scans_left(company.outputs[-1]) == 1
 
 
 @pytest.mark.parametrize("seconds", [1, 20])
@@ -477,7 +403,7 @@ def test_a_cross_check_that_fails_is_a_warning_and_the_next_run_goes_on(
         "Whether the cursor skips customers could not be checked: GET /api/v2/crm/"
     )
     assert "Whether the cursor skips customers could not be checked" in summary(caplog)
-    assert stream_state(company.outputs[-1])["scan_by"] is None
+    assert scans_left(company.outputs[-1]) == 0
     company.run()
     assert company.is_complete
 
@@ -567,12 +493,12 @@ def test_customers_that_the_cursor_skips_arrive(
         # Few share a second: the round finds them.
         assert fault == "drops_seconds"
         assert len(outputs) < 3
-        assert stream_state(outputs[-1])["scan_by"] is None
+        assert scans_left(outputs[-1]) == 0
         outputs.append(sync(sandbox, scan_by="auto", state=outputs[-1].state))
 
     first = outputs[-1]
-    assert stream_state(first)["scan_by"] == "created_date"
-    assert stream_state(first)["scan"] == []
+    assert scans_left(first) == 1
+    assert not is_open(first)
     assert "Reading the list by created date, from now on." in caplog.text
     assert (waited != []) is (fault == "fails_on_null")
 
@@ -592,7 +518,7 @@ def test_a_fresh_import_is_found_by_the_next_run(serve: Serve) -> None:
     for row in sandbox.customers.values():
         row["last_activity_at"] = row["last_activity_at"] or row["created_at"]
     first = sync(sandbox, scan_by="auto")
-    assert stream_state(first)["scan_by"] is None
+    assert scans_left(first) == 0
     for number in range(5):
         row = dict(next(iter(sandbox.customers.values())))
         now = spell(datetime.now(timezone.utc) - timedelta(hours=1))
@@ -604,7 +530,7 @@ def test_a_fresh_import_is_found_by_the_next_run(serve: Serve) -> None:
     second = sync(sandbox, scan_by="auto", state=first.state)
 
     assert {10_000 + number for number in range(5)} <= set(second.ids)
-    assert stream_state(second)["scan_by"] == "created_date"
+    assert scans_left(second) == 1
 
 
 def test_customers_that_were_skipped_before_arrive_whatever_their_dates(
@@ -623,12 +549,12 @@ def test_customers_that_were_skipped_before_arrive_whatever_their_dates(
 def test_a_full_refresh_uses_the_cursor_again(serve: Serve) -> None:
     sandbox = serve(450, drops_nulls=True)
     first = sync(sandbox, scan_by="auto")
-    assert stream_state(first)["scan_by"] == "created_date"
+    assert scans_left(first) == 1
     sandbox.drops_nulls = False
 
     second = sync(sandbox, scan_by="auto")
 
-    assert stream_state(second)["scan_by"] is None
+    assert scans_left(second) == 0
 
 
 def test_other_filters_use_the_cursor_again(serve: Serve) -> None:
@@ -677,7 +603,7 @@ def test_new_customers_are_not_taken_for_skipped_ones(serve: Serve) -> None:
     output = sync(sandbox, scan_by="auto")
 
     assert 10_000 in sandbox.customers
-    assert stream_state(output)["scan_by"] is None
+    assert scans_left(output) == 0
 
 
 @pytest.mark.parametrize("answer", [faults.refused(422, "No."), faults.html(404)])
@@ -690,7 +616,7 @@ def test_a_cross_check_that_is_refused_is_no_failure(
     output = sync(sandbox, scan_by="auto")
 
     assert is_complete(sandbox, output)
-    assert stream_state(output)["scan_by"] is None
+    assert scans_left(output) == 0
     (warning,) = warnings(caplog)
     assert warning.startswith(
         "Whether the cursor skips customers could not be checked:"
@@ -707,7 +633,7 @@ def test_a_created_date_that_is_none_is_no_error(serve: Serve) -> None:
     output = sync(sandbox, scan_by="auto")
 
     assert is_complete(sandbox, output)
-    assert stream_state(output)["scan_by"] is None
+    assert scans_left(output) == 0
 
 
 def hidden_import(rows: list[Customer], created_at: Callable[[int], str]) -> None:
@@ -726,7 +652,7 @@ def test_an_import_with_dates_of_long_ago_is_found(serve: Serve) -> None:
     output = sync(sandbox, scan_by="auto")
 
     assert is_complete(sandbox, output)
-    assert stream_state(output)["scan_by"] == "created_date"
+    assert scans_left(output) == 1
 
 
 def test_a_run_compares_what_was_created_on_the_day_before(serve: Serve) -> None:
@@ -745,7 +671,7 @@ def test_a_run_compares_what_was_created_on_the_day_before(serve: Serve) -> None
     add(80, 10_000, 5)
     add(10, 20_000, 3)
     first = sync(sandbox, scan_by="auto")
-    assert stream_state(first)["scan_by"] is None
+    assert scans_left(first) == 0
     add(40, 30_000, 2, active=False)
 
     second = sync(sandbox, scan_by="auto", state=first.state)
@@ -787,7 +713,7 @@ def test_a_day_after_a_crowded_one_is_compared(
 
     output = sync(sandbox, scan_by="auto")
 
-    assert stream_state(output)["scan_by"] == "created_date"
+    assert scans_left(output) == 1
 
 
 def test_a_customer_that_comes_to_match_a_filter_is_not_taken_for_skipped(
@@ -807,7 +733,7 @@ def test_a_customer_that_comes_to_match_a_filter_is_not_taken_for_skipped(
 
     output = sync(sandbox, scan_by="auto", filter_owner_ids=[1])
 
-    assert stream_state(output)["scan_by"] is None
+    assert scans_left(output) == 0
 
 
 def test_the_start_date_holds_also_where_the_cursor_is_left(serve: Serve) -> None:
@@ -816,7 +742,7 @@ def test_the_start_date_holds_also_where_the_cursor_is_left(serve: Serve) -> Non
 
     output = sync(sandbox, scan_by="auto", start_date=start)
 
-    assert stream_state(output)["scan_by"] == "created_date"
+    assert scans_left(output) == 1
     assert set(output.ids) == {
         row["id"]
         for row in sandbox.customers.values()
@@ -848,7 +774,7 @@ def test_a_resumed_run_has_no_cross_check_and_the_next_one_has(
     assert summary(caplog).endswith("Cross-check: not in a run that resumed another.")
     third = sync(sandbox, scan_by="auto", state=resumed.state)
     assert is_complete(sandbox, killed, resumed, third)
-    assert (stream_state(third)["scan_by"] == "created_date") is bool(fault)
+    assert (scans_left(third) == 1) is bool(fault)
 
 
 def test_a_full_refresh_that_was_interrupted_is_compared_by_the_next_run(
@@ -863,7 +789,7 @@ def test_a_full_refresh_that_was_interrupted_is_compared_by_the_next_run(
     resumed = sync(sandbox, scan_by="auto", state=merge(first.state, killed.state))
     third = sync(sandbox, scan_by="auto", state=resumed.state)
 
-    assert stream_state(third)["scan_by"] == "created_date"
+    assert scans_left(third) == 1
     assert is_complete(sandbox, killed, resumed, third)
 
 

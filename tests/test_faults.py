@@ -24,6 +24,7 @@ from tap_homele.http import FAILURE_WAITS, Session
 from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox, faults
 from tests.sandbox.server import Token, json_response
+from tests.singer import is_open, open_scan, saved, scans_left, stream_state
 from tests.singer import Output, config_for, parse
 
 if TYPE_CHECKING:
@@ -443,7 +444,7 @@ def test_once(
             else:
                 said = fault.sentence.format(port=sandbox.port)
                 assert line == f"{said} Trying again in {seconds:.0f} s."
-        assert ended.output.state["bookmarks"]["customers"]["scan"] == []
+        assert ended.not is_open(output)
         # The same page again, and no other.
         asked_again = sandbox.urls[FAULTY : FAULTY + fault.times]
         assert asked_again == [sandbox.urls[FAULTY - 1]] * fault.times
@@ -492,7 +493,7 @@ def stops_and_goes_on(
     # And not, because it has simply begun anew.
     resumed = not expected.startswith(("garbled", "cursor-"))
     assert is_complete(sandbox, second.output) is not resumed
-    assert second.output.state["bookmarks"]["customers"]["scan"] == []
+    assert second.not is_open(output)
 
 
 @pytest.mark.parametrize("refused", [1, math.inf])

@@ -22,8 +22,11 @@ from tests.singer import (
     catalog_of,
     clean_environment,
     config_for,
+    is_open,
+    open_scan,
     parse,
     run,
+    stream_state,
     sync,
 )
 
@@ -44,17 +47,6 @@ NOT_DELETED = (
 @pytest.fixture
 def sandbox(serve: Serve) -> Sandbox:
     return serve(PAGES * 100)
-
-
-def stream_state(state: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = state["bookmarks"]["customers"]
-    return found
-
-
-def checkpoint_of(state: dict[str, Any]) -> dict[str, Any]:
-    (found,) = stream_state(state)["scan"]
-    checkpoint: dict[str, Any] = found
-    return checkpoint
 
 
 def ids(urls: list[str]) -> list[str]:
@@ -100,12 +92,12 @@ def test_the_local_clock_where_the_server_has_none_or_is_ahead(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, header: str
 ) -> None:
     local = datetime(2026, 3, 1, 12, 0, 0, 250000, tzinfo=timezone.utc)
-    monkeypatch.setattr("tap_homele.sync.scan.utc_now", lambda: local)
+    monkeypatch.setattr("tap_homele.records.utc_now", lambda: local)
     sandbox = serve(1, clock=lambda: local.timestamp() + 7200)
     (customer_id,) = sandbox.customers
     sandbox.edit(customer_id)
     if header == "missing":
-        monkeypatch.setattr("tap_homele.pages.http_date", lambda _: None)
+        monkeypatch.setattr("tap_homele.streams.http_date", lambda _: None)
 
     state = stream_state(sync(sandbox).state)
 
@@ -411,7 +403,7 @@ def test_an_interrupted_scan_goes_on_where_it_was(
     caplog.set_level(logging.INFO)
     first = interrupted(sandbox)
     asked = len(sandbox.urls)
-    began = checkpoint_of(first.state)["started"]
+    began = open_scan(first.state)["started"]
 
     second = sync(sandbox, state=first.state)
 
@@ -425,7 +417,7 @@ def test_an_interrupted_scan_goes_on_where_it_was(
     assert not confirmed & set(second.ids)
     assert confirmed | set(second.ids) == set(sandbox.customers)
     assert infos(caplog) == [f"Resuming the interrupted scan of {began}."]
-    assert stream_state(second.state)["scan"] == []
+    assert not is_open(second.state)
     newest = max(row["updated_at"] for row in sandbox.customers.values())
     assert stream_state(second.state)["replication_key_value"] == newest
 
@@ -435,7 +427,7 @@ def test_each_page_is_followed_by_a_state(sandbox: Sandbox) -> None:
 
     at = [i for i, m in enumerate(output.messages) if m["type"] == "STATE"]
     assert at[:PAGES] == [101 * page for page in range(1, PAGES + 1)]
-    cursors = [checkpoint_of(state)["cursor"] for state in output.states[:9]]
+    cursors = [open_scan(state)["cursor"] for state in output.states[:9]]
     assert cursors == ids(sandbox.urls)[1:PAGES]
     assert len(set(cursors)) == 9
 
@@ -471,7 +463,7 @@ def test_killed_at_any_point_nothing_is_lost_or_asked_for_twice(
 def test_a_scan_of_almost_a_week_ago_is_resumed(sandbox: Sandbox) -> None:
     state = interrupted(sandbox).state
     ago = datetime.now(timezone.utc) - timedelta(days=6, hours=23)
-    checkpoint_of(state)["started"] = ago.isoformat()
+    open_scan(state)["started"] = ago.isoformat()
 
     assert len(sync(sandbox, state=state).ids) == 600
 
@@ -483,7 +475,7 @@ def test_twice_interrupted(sandbox: Sandbox) -> None:
     third = sync(sandbox, state=second.state)
 
     assert len(third.ids) == 500
-    started = {checkpoint_of(o.state)["started"] for o in (first, second)}
+    started = {open_scan(o.state)["started"] for o in (first, second)}
     assert len(started) == 1
 
 
@@ -582,7 +574,7 @@ def test_a_checkpoint_that_does_not_fit_is_not_taken_up(
     assert infos(caplog) == [
         f"{not_resuming}: {reason}. Reading the list from its top."
     ]
-    assert stream_state(output.state)["scan"] == []
+    assert not is_open(output.state)
 
 
 @pytest.mark.parametrize("resumable", [True, False])
@@ -598,14 +590,14 @@ def test_an_interrupted_full_refresh_is_owed(
     refresh = sync(sandbox, kill_after=1 + 4 * 101 + 50, **settings)
     stream_state(merged)["scan"] = stream_state(refresh.state)["scan"]
     if not resumable:
-        checkpoint_of(merged)["started"] = LONG_AGO
+        open_scan(merged)["started"] = LONG_AGO
 
     after = sync(sandbox, state=merged, **settings)
 
     confirmed = refresh.ids[:400] if resumable else []
     assert set(confirmed) | set(after.ids) == set(everyone.ids)
     assert len(confirmed) + len(after.ids) == len(everyone.ids)
-    assert stream_state(after.state)["scan"] == []
+    assert not is_open(after.state)
 
 
 def test_an_interrupted_full_refresh_with_other_filters_is_owed(
@@ -684,7 +676,7 @@ def test_a_server_that_ignores_the_cursor_is_read_from_the_top(
 ) -> None:
     """Laravel answers a cursor that it cannot read with the first page."""
     state = interrupted(sandbox).state
-    checkpoint_of(state)["cursor"] = "garbled"
+    open_scan(state)["cursor"] = "garbled"
     sandbox.requests.clear()
 
     output = sync(sandbox, state=state)
@@ -726,7 +718,7 @@ def test_a_resumed_scan_whose_page_is_malformed_starts_anew(
     sandbox: Sandbox, change: Callable[[dict[str, Any], str], object]
 ) -> None:
     state = interrupted(sandbox).state
-    cursor = checkpoint_of(state)["cursor"]
+    cursor = open_scan(state)["cursor"]
     sandbox.fail(faults.page(sandbox, lambda page: change(page, cursor)))
 
     output = sync(sandbox, state=state)

@@ -15,7 +15,7 @@ import pytest
 from singer_sdk.exceptions import ConfigValidationError
 from singer_sdk.testing import SuiteConfig, get_tap_test_class
 
-from tap_homele.client import CustomerStream
+from tap_homele.client import HomeleStream
 from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox
 from tests.singer import catalog_of, config_for, sync
@@ -208,16 +208,16 @@ def test_whole_records(
     monkeypatch.setattr(
         TapHomele, "initialized_at", property(lambda _: 1_800_000_000_000)
     )
-    own, calls = vars(CustomerStream)["_generate_record_messages"], []
+    own, calls = vars(HomeleStream)["_generate_record_messages"], []
 
-    def counted(self: CustomerStream, record: dict[str, Any]) -> Any:
+    def counted(self: HomeleStream, record: dict[str, Any]) -> Any:
         calls.append(record["id"])
         return own(self, record)
 
-    monkeypatch.setattr(CustomerStream, "_generate_record_messages", counted)
+    monkeypatch.setattr(HomeleStream, "_generate_record_messages", counted)
     ours = sync(sandbox, catalog=catalog_of(method, **settings), **settings)
     assert len(calls) == 150
-    monkeypatch.delattr(CustomerStream, "_generate_record_messages")
+    monkeypatch.delattr(HomeleStream, "_generate_record_messages")
     theirs = sync(sandbox, catalog=catalog_of(method, **settings), **settings)
 
     for message in (*ours.messages, *theirs.messages):

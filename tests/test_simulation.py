@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import time
 from datetime import datetime, timedelta
@@ -13,13 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tap_homele import records, state
-from tap_homele.client import CustomerStream
-from tap_homele.sync import created, cursor, quick, scan
-from tap_homele.sync.scan import Page, Read, Scan
+from tap_homele import records, state, streams
+from tap_homele.records import Record
+from tap_homele.sync import changes, cursor, plan
+from tap_homele.sync.changes import Progress
+from tap_homele.sync.plan import Plan
+from tap_homele.sync.values import OpenScan, Page
 from tap_homele.tap import TapHomele
 from tests.sandbox import Sandbox
 from tests.simulation import LossError, Simulation
+from tests.singer import Writer
+
+quick = importlib.import_module("tap_homele.sync.quick")  # not the function
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,8 +50,7 @@ def play(
     playing: list[Simulation] = []
     clock = SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic)
     monkeypatch.setattr("backoff._sync.time", clock)
-    for module in (scan, created, state, quick):
-        monkeypatch.setattr(module, "utc_now", lambda: playing[-1].local_time)
+    monkeypatch.setattr(records, "utc_now", lambda: playing[-1].local_time)
     # The version of a full table is the second in which the tap began.
     initialized_at = property(lambda _: int(playing[-1].local_time.timestamp() * 1000))
     monkeypatch.setattr(TapHomele, "initialized_at", initialized_at)
@@ -134,7 +139,7 @@ def lose(play: Callable[..., str | None], start: int = 0, **options: Any) -> str
 def test_the_overlap_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "OVERLAP", timedelta(0))
+    monkeypatch.setattr(changes, "OVERLAP", timedelta(0))
 
     assert lose(play)
 
@@ -142,12 +147,14 @@ def test_the_overlap_is_needed(
 def test_the_clock_of_the_server_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    see = Scan.see
+    add = Progress.add
 
-    def by_ours(self: Scan, page: Page) -> None:
-        see(self, page._replace(at=scan.utc_now().isoformat()))
+    def by_ours(self: Progress, page: Page, sent: list[Record]) -> None:
+        now = records.utc_now().isoformat(timespec="seconds")
+        self.started = self.started or now
+        add(self, page, sent)
 
-    monkeypatch.setattr(Scan, "see", by_ours)
+    monkeypatch.setattr(Progress, "add", by_ours)
 
     assert lose(play)
 
@@ -155,45 +162,49 @@ def test_the_clock_of_the_server_is_needed(
 def test_the_last_activity_is_needed_to_tell_what_changed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def without(self: Scan, page: Page) -> list[dict[str, Any]]:
-        since = self.checkpoint.bookmark
+    def without(page: Page, plan: Plan) -> list[Record]:
+        since = plan.since
         return [r for r in page.records if (r["updated_at"] or since) >= since]
 
-    monkeypatch.setattr(Scan, "changed", without)
+    monkeypatch.setattr(streams, "changed", without)
 
     assert "last_activity_at" in lose(play)
 
 
-def test_rereading_the_head_is_needed(
+def test_rereading_the_top_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cursor, "reread_head", lambda *_, **__: ())
+    """Where deletes are announced; else the next run mends it."""
+    monkeypatch.setattr(cursor, "read_top", lambda *_: ())
+
+    assert "gone from the replica" in lose(play)
+
+
+def test_rereading_the_top_until_nobody_comes_is_needed(
+    play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cursor, "MAX_READINGS", 1)
+
+    # It is not called complete then, but nobody listens.
+    monkeypatch.setattr(cursor, "RESTLESS", "")
+    follow = cursor._moved  # noqa: SLF001
+
+    def unheard(*args: Any) -> Iterator[Page]:
+        return (step for step in follow(*args) if isinstance(step, Page))
+
+    monkeypatch.setattr(cursor, "_moved", unheard)
 
     assert lose(play)
 
 
-def test_rereading_the_head_until_it_holds_still_is_needed(
-    play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cursor, "MAX_REREADS", 1)
-
-    # It is not called complete then, but nobody listens.
-    monkeypatch.setattr(Scan, "warn", lambda *_: None)
-
-    assert lose(play, start=980)
-
-
 def carry_over(monkeypatch: pytest.MonkeyPatch, **without: str) -> None:
-    """Resume without a part of the checkpoint."""
-    resume = state.resume
+    """Resume without a part of the open scan."""
+    of = Progress.of
 
-    def partly(scan: Scan, checkpoints: Any) -> str:
-        stale = resume(scan, checkpoints)
-        if not stale:
-            scan.checkpoint = replace(scan.checkpoint, **without)
-        return stale
+    def partly(plan: Plan) -> Progress:
+        return of(plan._replace(open_scan=replace(plan.open_scan, **without)))
 
-    monkeypatch.setattr(state, "resume", partly)
+    monkeypatch.setattr(Progress, "of", partly)
 
 
 def test_the_start_that_is_carried_over_is_needed(
@@ -201,11 +212,11 @@ def test_the_start_that_is_carried_over_is_needed(
 ) -> None:
     carry_over(monkeypatch, started="")
 
-    assert lose(play, start=130)
+    assert lose(play)
 
 
 @pytest.mark.slow
-def test_the_newest_update_that_is_carried_over_changes_nothing_for_the_worse(
+def test_the_newest_time_that_is_carried_over_changes_nothing_for_the_worse(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without it the bookmark is older, so more comes again, and nothing is lost."""
@@ -219,25 +230,25 @@ def test_the_bookmark_that_is_carried_over_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a full refresh that was interrupted is forgotten."""
-    resume = state.resume
+    with_open_scan = plan._with_open_scan  # noqa: SLF001
 
-    def forgotten(scan: Scan, checkpoints: Any) -> str:
-        if checkpoints[0]["bookmark"] != scan.checkpoint.bookmark:
-            return "it began at another bookmark"
-        return resume(scan, checkpoints)
+    def forgotten(made: Plan, open_scan: OpenScan) -> Plan:
+        if open_scan.bookmark != made.since:
+            return made
+        return with_open_scan(made, open_scan)
 
-    monkeypatch.setattr(state, "resume", forgotten)
+    monkeypatch.setattr(plan, "_with_open_scan", forgotten)
 
-    assert lose(play, start=2975)
+    assert lose(play, start=2900)
 
 
 @pytest.mark.parametrize("options", [{}, {"quick": True, "start": 40}])
-def test_the_fingerprint_is_needed(
+def test_the_digest_of_the_list_is_needed(
     play: Callable[..., str | None],
     monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],
 ) -> None:
-    monkeypatch.setattr(state, "fingerprint", lambda *_: "always the same")
+    monkeypatch.setattr(state, "list_id", lambda *_, **__: "always the same")
 
     assert lose(play, **options)
 
@@ -258,7 +269,7 @@ def test_one_spelling_of_times_is_needed(
 def test_the_version_at_the_end_is_needed(
     play: Callable[[int], str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(CustomerStream, "_write_activate_version_message")
+    monkeypatch.setattr(Writer, "write_message", Writer.write)
 
     assert "are gone from the replica" in lose(play, start=180)
 
@@ -266,8 +277,7 @@ def test_the_version_at_the_end_is_needed(
 def test_the_bookmark_that_stays_in_a_quick_run_is_needed(
     play: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    moved = property(lambda self: max(self.checkpoint.newest, self.checkpoint.bookmark))
-    monkeypatch.setattr(Scan, "next_bookmark", moved)
+    monkeypatch.setattr(changes, "QUICK", "no kind")
 
     assert lose(play, quick=True)
 
@@ -275,25 +285,14 @@ def test_the_bookmark_that_stays_in_a_quick_run_is_needed(
 def test_the_overlap_of_a_quick_run_is_needed(
     play: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quick, "OVERLAP", timedelta(0))
+    monkeypatch.setattr(plan, "OVERLAP", timedelta(0))
 
     assert lose(play, quick=True)
-
-
-def test_the_second_reading_of_a_quick_run_is_needed(
-    play: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def once(read: Read, _: Scan, since: str) -> Iterator[Page]:
-        yield from cursor.read_head(read, since)
-
-    monkeypatch.setattr(quick, "reread_head", once)
-
-    assert lose(play, start=460, quick=True)
 
 
 def test_the_created_dates_of_a_quick_run_are_needed(
     play: Callable[..., str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quick, "new", lambda *_: ())
+    monkeypatch.setattr(quick, "_new", lambda *_: ())
 
     assert lose(play, quick=True)
