@@ -216,7 +216,9 @@ class Session(requests.Session):
         if not waits_for and time.monotonic() - self.reported <= REPORT_EVERY:
             return
         wait = f"; waiting {waits_for:.0f} s for the rate limit" if waits_for else ""
-        logger.info("%s: %s, %s requests%s.", name, progress, f"{self.requests:,}", wait)
+        logger.info(
+            "%s: %s, %s requests%s.", name, progress, f"{self.requests:,}", wait
+        )
         # The minute begins after the wait.
         self.reported = time.monotonic() + waits_for
 

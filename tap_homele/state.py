@@ -22,6 +22,7 @@ from tap_homele.sync.values import (
     Learned,
     OpenScan,
     Saved,
+    Traits,
     Watermark,
 )
 
@@ -97,6 +98,8 @@ def _read_old(state: State, this_list: str, old_list: str) -> Saved:
         list_id="" if not asked else this_list if asked == old_list else "unknown",
         last_full_scan=Watermark(max_id=max_id if type(max_id) is int else None),
         open_scan=open_scan,
+        # Not known: one day more is compared once.
+        traits=Traits(holds_days=bool(asked)),
         cursor_trust=CursorTrust(ENOUGH_SCANS, sent_by_date=True)
         if is_left
         else CursorTrust(),

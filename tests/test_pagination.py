@@ -27,9 +27,9 @@ def set_meta(**values: Any) -> Change:
     return lambda page: page["meta"].update(values)
 
 
-NO_CURSOR = "Page 3 of the list says that more follow, but has no 'meta.next_cursor'."
-NO_HAS_MORE = "Page 3 of the list does not say true or false in 'meta.has_more'."
-NO_META = "Page 3 of the list has no 'meta'."
+NO_CURSOR = "A page of the list says that more follow, but has no 'meta.next_cursor'."
+NO_HAS_MORE = "A page of the list does not say true or false in 'meta.has_more'."
+NO_META = "A page of the list has no 'meta'."
 ANSWERED = "GET /api/v2/crm/customers was answered"
 
 MALFORMED: dict[str, tuple[Change, str]] = {
@@ -45,7 +45,7 @@ MALFORMED: dict[str, tuple[Change, str]] = {
     "no data": (lambda page: page.pop("data"), f"{ANSWERED} without 'data'."),
     "empty": (
         lambda page: page["data"].clear(),
-        "Page 3 of the list is empty, but says that more follow.",
+        "A page of the list is empty, but says that more follow.",
     ),
     "data null": (
         lambda page: page.update(data=None),
@@ -85,14 +85,16 @@ def test_a_body_that_is_not_an_object_is_an_error(sandbox: Sandbox) -> None:
 
 
 def test_an_empty_last_page_ends_the_list(sandbox: Sandbox) -> None:
-    sandbox.fail(faults.page(sandbox, lambda page: page.update(data=[])), at=5)
+    sandbox.fail(faults.page(sandbox, lambda page: page.update(data=[])), at=5, times=2)
 
     assert len(sync(sandbox).records) == 400
 
 
 def test_a_cursor_beside_has_more_false_is_not_followed(sandbox: Sandbox) -> None:
     sandbox.fail(
-        faults.page(sandbox, set_meta(has_more=False, next_cursor="more")), at=2
+        faults.page(sandbox, set_meta(has_more=False, next_cursor="more")),
+        at=2,
+        times=2,
     )
 
     assert len(sync(sandbox).records) == 200
@@ -118,7 +120,7 @@ def test_a_cursor_seen_before_is_an_error(sandbox: Sandbox, back: int) -> None:
     with pytest.raises(FatalAPIError) as error:
         sync(sandbox)
 
-    sentence = "Page 4 of the list leads back to a page that was read already."
+    sentence = "A page of the list leads back to a page that was read already."
     assert str(error.value).startswith(sentence)
     assert len(sandbox.requests) == 4
 
@@ -131,7 +133,7 @@ def test_a_cursor_that_the_api_cannot_read_is_an_error(sandbox: Sandbox) -> None
         sync(sandbox)
 
     assert len(sandbox.requests) == 3
-    sentence = "Page 3 of the list leads back to a page that was read already."
+    sentence = "A page of the list leads back to a page that was read already."
     assert str(error.value).startswith(sentence)
 
 

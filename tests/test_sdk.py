@@ -251,6 +251,6 @@ def test_the_target_gets_all_with_each_state(
 
     TapHomele(config=config_for(sandbox)).sync_all()
 
-    # The last page adds nothing to the state.
-    assert there == [0, 100, 100]
+    # The last page adds nothing to the state, and is asked for twice.
+    assert there == [0, 100, 100, 100]
     assert raw.getvalue().count(b'"RECORD"') == 150

@@ -69,9 +69,7 @@ def steps(fetch: Fetch, plan: Plan, requests_left: RequestsLeft) -> Iterator[Ste
         yield step
 
 
-def _full_scan(
-    fetch: Fetch, plan: Plan, requests_left: RequestsLeft
-) -> Iterator[Step]:
+def _full_scan(fetch: Fetch, plan: Plan, requests_left: RequestsLeft) -> Iterator[Step]:
     if plan.mode == CREATED_DATE:
         return by_created_date(fetch, plan, plan.saved.traits)
     if plan.settings.scan_by == CURSOR:

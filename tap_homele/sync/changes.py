@@ -126,4 +126,6 @@ class Progress:
         if self.plan.kind == QUICK:
             return self.plan.bookmark
         newest = later(self.newest, SECOND) if self.newest else ""
+        if self.rows_read and not newest and not self.plan.since:
+            newest = self.cap  # all that was seen is later
         return min(max(newest, self.plan.since), later(self.cap, SECOND))

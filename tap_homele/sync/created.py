@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from tap_homele.errors import PageError, ServerError
 from tap_homele.records import Record
-from tap_homele.sync.cursor import Seen, times_of, without_seen
+from tap_homele.sync.cursor import Activities, Seen, times_of, without_seen
 from tap_homele.sync.plan import Plan
 from tap_homele.sync.times import day_number
 from tap_homele.sync.values import (
@@ -172,6 +172,7 @@ def _all_windows(
     # No window has those without a created date: who was active lately is here.
     undated = [row for row in page.records if not row["created_at"]]
     days = Counter([at[:10] for row in page.records if (at := row["created_at"])])
+    activities = Activities()
     yield page._replace(records=undated, next_cursor=None)
     if undated:
         traits = replace(traits, has_undated=True)
@@ -189,6 +190,7 @@ def _all_windows(
             for page in itertools.chain([window.page], window.rest):
                 count += len(page.records)
                 new, has_ended = without_seen(page, seen), page.next_cursor is None
+                activities.add(page)
                 seen |= times_of(new.records)
                 # A run that is killed is resumed after a whole window, but not beyond
                 # a day that failed.
@@ -216,7 +218,7 @@ def _all_windows(
             "Homele fails to follow its own cursor to them. All others were read. Tell "
             "Homele's support; until it is fixed, each run fails like this."
         )
-    yield traits
+    yield replace(traits, holds_days=activities.hold_days(plan))
 
 
 def first_page(fetch: Fetch, query: Query) -> Page:

@@ -175,7 +175,10 @@ def _to_compare(
     if start and start != lowest:
         for window in created.windows(fetch, bounds, lowest, hint):
             down_to = created.day_of(window.first)
-            yield window, Compared(replace(comparison, compared_down_to=down_to), traits)
+            yield (
+                window,
+                Compared(replace(comparison, compared_down_to=down_to), traits),
+            )
             if down_to <= start:
                 break
     yield None, Compared(comparison, traits)

@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterator
 from tap_homele.errors import CursorError, PageError, ServerError
 from tap_homele.records import Record
 from tap_homele.sync.plan import RESUMED, Plan, from_top_instead
-from tap_homele.sync.times import COMMIT_LAG, DAY, earlier, to_second
+from tap_homele.sync.times import COMMIT_LAG, DAY, OVERLAP, earlier, to_second
 from tap_homele.sync.values import (
     Doubt,
     Fetch,
@@ -46,6 +46,37 @@ HOLDS_DAYS = "The list holds days: what moved while it was read is unknown."
 Seen = dict[int, tuple[str, str]]
 
 
+class Activities:
+    """Whether last activities are times, or days.
+
+    The cursor in the vendor's document holds a day, so the list may do so too. Then all
+    have the same time of the day, midnight in some zone.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._times: set[str] = set()
+
+    def add(self, page: Page) -> None:
+        """Take note of a page."""
+        if len(self._times) <= 1:
+            active = [at for row in page.records if (at := row["last_activity_at"])]
+            self._times.update([at[len("2026-02-15") :] for at in active])
+
+    @property
+    def are_days(self) -> bool:
+        """Whether all that were seen are days."""
+        return len(self._times) == 1 and bool(_MIDNIGHT.fullmatch(*self._times))
+
+    def hold_days(self, plan: Plan) -> bool:
+        """Tell whether those of the list are days.
+
+        A part of the list may be at one midnight by chance, and none tells nothing.
+        """
+        is_part = plan.kind == RESUMED or not self._times
+        return plan.saved.traits.holds_days if is_part else self.are_days
+
+
 class Walk:
     """What a run has read by the cursor. It takes eight bytes for each customer.
 
@@ -55,7 +86,7 @@ class Walk:
         ids: The ids of the customers.
         days: How many customers were created on which day.
         recent: The times of those that were active shortly before it began, or since.
-        times_of_day: Those of the last activities, at most two.
+        activities: Whether they are times or days.
         is_sorted: The list is sorted by last activity.
         has_undated: There are customers without a created date.
         failed: Why the cursor had to be left.
@@ -68,7 +99,7 @@ class Walk:
         self.ids = array("q")
         self.days: Counter[str] = Counter()
         self.recent: Seen = {}
-        self.times_of_day: set[str] = set()
+        self.activities = Activities()
         self.failed: CursorError | None = None
 
     def add(self, page: Page) -> None:
@@ -85,46 +116,31 @@ class Walk:
         seconds = [to_second(at) for at in (self.last_activity, *active) if at]
         self.is_sorted &= seconds == sorted(seconds, reverse=True)
         self.last_activity = active[-1] if active else self.last_activity
-        if len(self.times_of_day) < len("ab"):
-            self.times_of_day.update(at[len("2026-02-15") :] for at in active)
+        self.activities.add(page)
         self.recent |= times_of(page.active_since(self.top))
 
     @property
     def top(self) -> str:
         """Down to which last activity customers can have moved since it began."""
-        if self.holds_days:
+        if self.activities.are_days:
             # The day before may not be over in another time zone.
             return earlier(f"{self.started[:10]}T00:00:00+00:00", DAY)
-        return earlier(self.started, COMMIT_LAG)
-
-    @property
-    def holds_days(self) -> bool:
-        """Whether all activities are at one midnight, in some zone.
-
-        The cursor in the vendor's document holds a day, so the list may do so too.
-        """
-        times = [*self.times_of_day]
-        return len(times) == 1 and bool(_MIDNIGHT.fullmatch(times[0]))
+        return earlier(self.started, OVERLAP)
 
     def traits(self, plan: Plan) -> Traits:
         """Return what is known of the list after it, and was known before."""
         known = plan.saved.traits
-        has_times = bool(self.times_of_day) and not self.holds_days
-        if not self.times_of_day or plan.kind == RESUMED:
-            has_times |= known.has_times
         return Traits(
             # A resumed scan, or one that left, has not seen the whole order.
             is_sorted=self.is_sorted and plan.kind != RESUMED and not self.failed,
-            has_times=has_times,
+            holds_days=self.activities.hold_days(plan),
             has_undated=known.has_undated or self.has_undated,
             has_crowded_day=known.has_crowded_day,
             overlap=known.overlap,
         )
 
 
-def only_by_cursor(
-    fetch: Fetch, plan: Plan
-) -> Iterator[Page | Doubt | Plan | Learned]:
+def only_by_cursor(fetch: Fetch, plan: Plan) -> Iterator[Page | Doubt | Plan | Learned]:
     """Yield the list by its cursor, with no comparison.
 
     Raises:
@@ -229,7 +245,7 @@ def _moved(fetch: Fetch, plan: Plan, walk: Walk) -> Iterator[Page | Doubt]:
     nobody may be missing: a top that fits on one page is a snapshot. Else it is read
     again until nobody comes whom it had not before.
     """
-    is_closed = plan.settings.announces_deletes and not walk.holds_days
+    is_closed = plan.settings.announces_deletes and not walk.activities.are_days
     since = until = walk.top
     seen, is_quiet = walk.recent, False
     for _ in range(MAX_READINGS if is_closed else 1):
@@ -247,7 +263,7 @@ def _moved(fetch: Fetch, plan: Plan, walk: Walk) -> Iterator[Page | Doubt]:
         until = began if is_quiet else earlier(began, COMMIT_LAG)
     else:
         if plan.settings.announces_deletes:
-            yield Doubt(HOLDS_DAYS if walk.holds_days else RESTLESS)
+            yield Doubt(HOLDS_DAYS if walk.activities.are_days else RESTLESS)
 
 
 def read_top(fetch: Fetch, since: str) -> Iterator[Page]:

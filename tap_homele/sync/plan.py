@@ -96,8 +96,8 @@ class Plan(t.NamedTuple):
 
         A day without a time may stand for any moment of it.
         """
-        is_known = self.saved.traits.has_times or not self.since
-        return self.since if is_known else earlier(self.since, DAY)
+        holds_days = self.saved.traits.holds_days
+        return earlier(self.since, DAY) if holds_days else self.since
 
 
 def make_plan(saved: Saved, bookmark: str, settings: Settings, now: str) -> Plan:
@@ -187,8 +187,7 @@ def _why_full(plan: Plan) -> str:
         return "with FULL_TABLE each run is one"
     if plan.mode == CREATED_DATE:
         return "the list is read by created date"
-    traits = saved.traits
-    if not plan.bookmark or not (traits.is_sorted and traits.has_times):
+    if not plan.bookmark or not saved.traits.is_sorted or saved.traits.holds_days:
         return "none of this list has shown yet that it is sorted by last activity"
     oldest = earlier(plan.now, settings.full_scan_every)
     if not oldest < began <= saved.last_run.started <= plan.now:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from tap_homele.sync import created
-from tap_homele.sync.cursor import Seen, follow, read_top, times_of, without_seen
+from tap_homele.sync.cursor import Seen, read_top, times_of, without_seen
 from tap_homele.sync.plan import Plan
 from tap_homele.sync.times import day_number
 from tap_homele.sync.values import Doubt, Fetch, Learned, Page
@@ -45,13 +45,17 @@ def _new(fetch: Fetch, plan: Plan) -> Iterator[Page | Doubt]:
     """Yield the customers that were created since the last run, and a day before."""
     first, last = day_number(plan.since) - 1, created.LAST_DAY + 1
     query = created.bounds_of(plan, plan.saved.traits).query(first, last)
-    pages = itertools.count(1)
-    for page in follow(fetch, query):
+    pages = fetch(query)
+    page = next(pages)
+    if not page.records:
+        pages = fetch(query)  # it may be so once, and not be true
+        page = next(pages)
+    if page.next_cursor:
+        yield Doubt(
+            "New customers fill a page: the cursor may skip others, which come with "
+            "the next full scan.",
+            logging.INFO,
+        )
+    for page in itertools.chain([page], pages):
         created.check_created(page, first, last)
-        yield page._replace(resume_at=None)
-        if page.next_cursor and next(pages) == 1:
-            yield Doubt(
-                "New customers fill a page: the cursor may skip others, which come "
-                "with the next full scan.",
-                logging.INFO,
-            )
+        yield page

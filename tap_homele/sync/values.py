@@ -126,7 +126,7 @@ class Traits(msgspec.Struct, frozen=True):
 
     Attributes:
         is_sorted: The last full scan has seen that it is sorted by last activity.
-        has_times: Last activities are times; until one was seen they may be days.
+        holds_days: Last activities are days without a time, or may be.
         has_undated: A customer without a created date was seen.
         has_crowded_day: More customers than fit on a page were created on one day.
         overlap: How many days a window of created dates asks for in addition, before
@@ -134,7 +134,7 @@ class Traits(msgspec.Struct, frozen=True):
     """
 
     is_sorted: bool = False
-    has_times: bool = False
+    holds_days: bool = False
     has_undated: bool = False
     has_crowded_day: bool = False
     overlap: tuple[int, int] | None = None

@@ -138,20 +138,6 @@ def trickle(sandbox: Sandbox) -> Callable[[], Response]:
     return answer
 
 
-def trickle_from_the_start(sandbox: Sandbox) -> Callable[[], Response]:
-    """Send one byte a second, and not get past the headers."""
-
-    def answer() -> Response:
-        connection: socket.socket = request.environ["werkzeug.socket"]
-        for byte in b"HTTP/1.1 200 OK\r\nX-Padding: " + bytes(32768):
-            connection.sendall(bytes([byte or ord("x")]))
-            if sandbox.stopped.wait(1):
-                break
-        raise ConnectionAbortedError
-
-    return answer
-
-
 def endless(sandbox: Sandbox) -> Callable[[], Response]:
     """Send the beginning of a page, and then customers without end."""
 

@@ -99,6 +99,8 @@ class Sandbox:
     drops_nulls: bool = False
     drops_seconds: bool = False
     fails_on_null: bool = False
+    # Cursors on which it fails.
+    failing_cursors: set[str] = field(default_factory=set)
     # Whether the filters of the created date include their own day, and what a day is.
     includes_from: bool = True
     includes_to: bool = True
@@ -261,6 +263,8 @@ class Sandbox:
     def _ordinary(self) -> Response:
         cursor = _read_cursor(request.args.get("cursor", ""))
         if self.fails_on_null and cursor and not cursor.activity:
+            return error(500, "Server Error")
+        if request.args.get("cursor") in self.failing_cursors:
             return error(500, "Server Error")
         return json_response(self.page())
 
