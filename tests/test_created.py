@@ -15,6 +15,8 @@ from tests.sandbox.customers import LAST_DAY, Customer, make_customers, spell
 from tests.singer import (
     Output,
     is_open,
+    open_scan,
+    saved,
     scans_left,
     stream_state,
     sync,
@@ -48,7 +50,8 @@ def test_the_way_can_be_chosen(serve: Serve, caplog: pytest.LogCaptureFixture) -
     by_date = sync(sandbox, scan_by="created_date")
     assert is_complete(sandbox, by_date)
     assert not any("cursor=" in url for url in sandbox.urls)
-    assert scans_left(by_date) == 1
+    trust = saved(by_date)["cursor_trust"]
+    assert trust == {"scans_left": 0, "sent_by_date": True}
     assert warnings(caplog) == []
 
 
@@ -136,7 +139,8 @@ def test_neighbouring_windows_leave_no_day_out(
 
     sync(sandbox, scan_by="created_date")
 
-    windows = [days_of(url) for url in sandbox.urls if is_window(url)]
+    # One that is empty is asked for twice.
+    windows = list(dict.fromkeys(days_of(u) for u in sandbox.urls if is_window(u)))
     requests = 1 if inclusive else 6
     tried, windows = windows[:requests], windows[requests:]
     assert all(first and last and (last - first).days < 2 for first, last in tried)
@@ -198,7 +202,7 @@ def test_created_dates_in_the_future_are_read(
     output = sync(sandbox, scan_by="created_date")
 
     assert is_complete(sandbox, output)
-    assert len(sandbox.requests) < 80
+    assert len(sandbox.requests) < 90
 
 
 def test_a_filter_that_is_not_minded_is_an_error(
@@ -320,15 +324,14 @@ def test_a_day_whose_rest_cannot_be_had_is_an_error_after_all_others(
 def test_a_bookmark_in_the_year_one_is_no_error(serve: Serve) -> None:
     sandbox = serve(250)
     for row in sandbox.customers.values():
-        row["updated_at"] = "0001-01-01 00:00:00"
+        row |= {"updated_at": "0001-01-01 00:00:00", "last_activity_at": None}
     first = sync(sandbox, scan_by="auto")
+    assert stream_state(first)["replication_key_value"] == "0001-01-01T00:00:01+00:00"
 
-    second = sync(sandbox, scan_by="auto", state=first.state)
-
-    assert is_complete(sandbox, second)
+    assert sync(sandbox, scan_by="auto", state=first.state).ids == []
 
 
-@pytest.mark.parametrize("messages", [30, 300, 700, 1100])
+@pytest.mark.parametrize("messages", [30, 300, 700, 1000])
 def test_a_window_that_was_read_is_not_read_again(serve: Serve, messages: int) -> None:
     sandbox = serve(1000, drops_nulls=True)
     killed = sync(sandbox, scan_by="created_date", kill_after=messages)
@@ -344,7 +347,8 @@ def test_a_window_that_was_read_is_not_read_again(serve: Serve, messages: int) -
     assert is_complete(sandbox, killed, again)
     finished = killed.of("STATE")
     if len(finished) > 1:
-        assert set(asked[: len(finished) - 1]).isdisjoint(sandbox.urls)
+        # The first one tells whether the filters include their day.
+        assert set(asked[1 : len(finished) - 1]).isdisjoint(sandbox.urls)
     assert not is_open(again)
 
 
@@ -370,7 +374,7 @@ def test_a_checkpoint_without_a_day_is_not_taken_up(
 ) -> None:
     sandbox = serve(450)
     killed = sync(sandbox, scan_by="created_date", kill_after=250)
-    stream_state(killed)["scan"][0]["created_before"] = before
+    open_scan(killed)["position"]["resume_before"] = before
 
     output = sync(sandbox, scan_by="created_date", state=killed.state)
 

@@ -172,7 +172,11 @@ def by_cursor(
         if not walk.is_sorted:
             yield Doubt(UNSORTED)
         elif walk.has_pages or plan.kind == RESUMED:
-            yield from _moved(fetch, plan, walk)
+            for step in _moved(fetch, plan, walk):
+                if isinstance(step, Page):
+                    ids = {row["id"] for row in step.records}
+                    walk.ids.extend(ids.difference(walk.ids))
+                yield step
     except CursorError as error:
         walk.failed = error
     return plan, walk
@@ -245,7 +249,10 @@ def _moved(fetch: Fetch, plan: Plan, walk: Walk) -> Iterator[Page | Doubt]:
     nobody may be missing: a top that fits on one page is a snapshot. Else it is read
     again until nobody comes whom it had not before.
     """
-    is_closed = plan.settings.announces_deletes and not walk.activities.are_days
+    is_closed = plan.settings.announces_deletes
+    if is_closed and walk.activities.are_days:
+        yield Doubt(HOLDS_DAYS)  # nothing tells what moved within a day
+        is_closed = False
     since = until = walk.top
     seen, is_quiet = walk.recent, False
     for _ in range(MAX_READINGS if is_closed else 1):
@@ -262,8 +269,8 @@ def _moved(fetch: Fetch, plan: Plan, walk: Walk) -> Iterator[Page | Doubt]:
         is_quiet = not news
         until = began if is_quiet else earlier(began, COMMIT_LAG)
     else:
-        if plan.settings.announces_deletes:
-            yield Doubt(HOLDS_DAYS if walk.activities.are_days else RESTLESS)
+        if is_closed:
+            yield Doubt(RESTLESS)
 
 
 def read_top(fetch: Fetch, since: str) -> Iterator[Page]:
