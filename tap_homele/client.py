@@ -67,6 +67,9 @@ class HomeleStream(RESTStream[str | None]):
     # Seconds to wait for a connection, and for each part of an answer.
     timeout: t.Any = (10, 60)
 
+    # What to do about an answer that will not change.
+    refusals = REFUSALS
+
     # Records fit the schema already: there is nothing left for the SDK to conform.
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
 
@@ -135,7 +138,7 @@ class HomeleStream(RESTStream[str | None]):
                 that is about the token.
         """
         if response.status_code != HTTPStatus.OK:
-            raise refused(response)
+            raise refused(response, self.refusals)
         self.read_answer(response)
         self.session.report(self.name, self.progress())
 
@@ -242,7 +245,7 @@ def fitted_rows(
             raise page_error(what) from None
 
 
-def refused(response: requests.Response) -> Exception:
+def refused(response: requests.Response, refusals: dict[int, str]) -> Exception:
     """Make the error of an answer with another status than 200.
 
     Returns:
@@ -258,7 +261,7 @@ def refused(response: requests.Response) -> Exception:
         error = SuspectError if is_suspect else RetriableAPIError
         return error(f"{endpoint} was answered with {status}{said}.", response)
     kind = HTTPStatus.FOUND if response.is_redirect else status
-    refusal = REFUSALS.get(kind, "Homele refused {endpoint} ({said}).")
+    refusal = refusals.get(kind, "Homele refused {endpoint} ({said}).")
     kinds: dict[int, type[FatalAPIError]] = {401: TokenError, 403: ForbiddenError}
     if status in kinds and not body_of(response):
         status, refusal = 0, REFUSALS[0]

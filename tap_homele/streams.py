@@ -122,7 +122,9 @@ class CustomersStream(HomeleStream):
                 if details and customer_ids:
                     # One sync for a page, so one SCHEMA and one STATE.
                     details.sync({"customer_ids": customer_ids})
-                self._save(progress, after=step)
+                if not details or details.can_resume:
+                    progress.reach(step)
+                self._save(progress, is_page=True)
             elif isinstance(step, Plan):
                 progress.follow(step)
                 self._log(*step.notes)
@@ -212,7 +214,7 @@ class CustomersStream(HomeleStream):
         to = self.stream_maps[0]
         return isinstance(to, RemoveRecordTransform) or to.get_filter_result(record)
 
-    def _save(self, progress: Progress, after: Page | None = None) -> None:
+    def _save(self, progress: Progress, *, is_page: bool = False) -> None:
         """Write where the next run would resume; as a STATE after a page.
 
         A full table is not resumed: an open scan stays as it is until it has ended.
@@ -221,7 +223,7 @@ class CustomersStream(HomeleStream):
             return
         saved = state.after_page(progress)
         state.write(self.get_context_state(None), saved, progress)
-        if after and not self.get_batch_config(self.config):  # else the SDK does it
+        if is_page and not self.get_batch_config(self.config):  # else the SDK does it
             self._tap.state_writer.write_state(self.tap_state)
 
     def _finish(self, progress: Progress, learned: Learned) -> None:
@@ -292,6 +294,12 @@ class CustomerDetailsStream(HomeleStream):
     parent_stream_type = CustomersStream
     ignore_parent_replication_key = False  # so that the list stays incremental
     state_partitioning_keys = ()  # no state for each customer
+    refusals = HomeleStream.refusals | {
+        403: "The token may read the list of customers, but not these details ({said}, "
+        "{endpoint}). Give it the permission customer:read for them too, in Homele "
+        "under Settings > API Integration, or set customer_details to false.",
+        404: "Homele has no such customer ({said}, {endpoint}).",
+    }
     schema = th.PropertiesList(*COLUMNS, *DETAIL_COLUMNS, ADDITIONAL).to_dict()
 
     # How many details were had, how many are still to be asked for on this page, and on
@@ -341,6 +349,16 @@ class CustomerDetailsStream(HomeleStream):
                 f"{[*self.missing.values()][-1]} If it stays so, set customer_details "
                 "to false, and tell Homele's support."
             )
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether a run can resume after the page whose details were asked for.
+
+        Not while none was had: it may turn out to be an error. And with batches, the
+        SDK can write a STATE before the customers of the page are written.
+        """
+        is_had = bool(self.found or not self.missing)
+        return is_had and not self.get_batch_config(self.config)
 
     def get_new_paginator(self) -> None:
         """Return None: there is one page."""

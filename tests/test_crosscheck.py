@@ -16,9 +16,9 @@ from tests.sandbox import faults
 from tests.sandbox.customers import Customer, spell
 from tests.singer import (
     is_open,
+    merge,
     open_scan,
     saved,
-    merge,
     scans_left,
     sync,
 )

@@ -30,6 +30,7 @@ from tests.singer import (
     catalog_of,
     is_open,
     merge,
+    open_scan,
     sync,
 )
 from tests.test_postgres import as_lines, load
@@ -93,7 +94,7 @@ def test_details_that_are_new_are_those_of_all_customers(
     assert set(ids(first)) == set(sandbox.customers)
     (warning,) = logged(caplog, "WARNING")
     assert "the streams are not those of the last run" in warning
-    assert len(ids(read(sandbox, state=first.state))) == 1
+    assert ids(read(sandbox, state=first.state)) == []
 
     # The same where the scan without them was interrupted.
     killed = sync(sandbox, kill_after=120)
@@ -149,7 +150,7 @@ def test_every_customer_that_the_list_sends_on_and_no_other(
         }
     state = first.state["bookmarks"]
     assert state[DETAILS] == {}
-    assert state["customers"]["scan"] == []
+    assert not is_open(first)
 
     sandbox.requests.clear()
     edited = sorted(sandbox.customers)[100:103]
@@ -179,7 +180,7 @@ def test_only_the_details(serve: Serve) -> None:
 
     assert first.records_of("customers") == []
     assert sorted(ids(first)) == sorted(sandbox.customers)
-    assert len(ids(second)) == 1
+    assert ids(second) == []
 
 
 def test_only_the_list(serve: Serve) -> None:
@@ -292,10 +293,10 @@ def test_the_list_and_the_details_share_one_rate_limit(
     output = read(sandbox)
 
     assert sorted(ids(output)) == sorted(sandbox.customers)
-    # 2 pages, the head, 130 details: two windows are used up.
-    assert len(sandbox.requests) - len(rejected(sandbox)) == 133
+    # 2 pages, the end, the top, 130 details: two minutes are used up.
+    assert len(sandbox.requests) - len(rejected(sandbox)) == 134
     assert len(waited) == len(rejected(sandbox)) == 2
-    assert re.search(r"in 135 requests and \d s\. ", logged(caplog)[-1])
+    assert re.search(r"in 136 requests and \d s\. ", logged(caplog)[-1])
     waits = [line for line in logged(caplog) if "; waiting 61 s" in line]
     assert [line.partition(";")[0] for line in waits] == [
         "customer_details: 59 read, 41 pending on this page, 61 requests",
@@ -314,7 +315,7 @@ def test_the_log_says_once_a_minute_how_far_it_is(
     caplog.set_level(logging.INFO)
     clock = [0.0]
     ours = SimpleNamespace(monotonic=lambda: clock[0])
-    for module in ("client", "http", "streams"):
+    for module in ("http", "streams"):
         monkeypatch.setattr(f"tap_homele.{module}.time", ours)
     sandbox.meanwhile_detail = lambda: clock.__setitem__(0, clock[0] + 0.5)
 
@@ -344,64 +345,136 @@ def test_whoever_was_deleted_meanwhile_is_passed_over(
     output = read(sandbox)
 
     assert set(ids(output)) == set(sandbox.customers) - set(gone)
-    assert "customer_details: 142 read, 8 deleted." in logged(caplog)[-1]
+    assert "customer_details: 142 read, 8 missing." in logged(caplog)[-1]
+    (warning,) = logged(caplog, "WARNING")
+    said, _, reason = warning.partition(": ")
+    assert said == (
+        "The details of these customers cannot be had, and come when they change again"
+    )
+    named, _, reason = reason.partition(". The first answer: ")
+    assert sorted(map(int, named.split(", "))) == gone
+    endpoint = "GET /api/v2/crm/customers/"
+    assert reason.startswith(
+        f"Homele has no such customer (404, 'Not Found.', {endpoint}"
+    )
     assert not is_open(output)
 
 
-def test_a_404_of_stock_laravel_is_a_deleted_customer(
-    serve: Serve, caplog: pytest.LogCaptureFixture
+NONE_HAD: dict[str, tuple[Any, str]] = {
+    "404": (faults.refused(404, "Not Found."), "Homele has no such customer (404"),
+    "404 of stock Laravel": (
+        lambda: json_response({"message": "No query results for model [C] 61"}, 404),
+        "Homele has no such customer (404",
+    ),
+    "404 of another address": (faults.html(404), "Homele has no such customer (404"),
+    "410": (
+        faults.refused(410, "Gone."),
+        "Homele refused GET /api/v2/crm/customers/{}",
+    ),
+    "403": (
+        faults.refused(403, "Insufficient permissions."),
+        "The token may read the list of customers, but not these details (403, "
+        "'Insufficient permissions.', GET /api/v2/crm/customers/{}).",
+    ),
+    "403 of a firewall": (
+        faults.html(403),
+        "GET /api/v2/crm/customers/{} was answered with 403 by something in between",
+    ),
+    "301": (
+        faults.html(301, Location="/customers/1"),
+        "GET /api/v2/crm/customers/{} was answered with a redirect (301)",
+    ),
+    "another customer": (
+        faults.body('{"success": true, "data": {"id": 1}}'),
+        "Homele was asked for customer {}, and answered with customer 1.",
+    ),
+    "null": (
+        faults.body('{"success": true, "data": null}'),
+        "Homele was asked for customer {}, and answered with one that is not an object",
+    ),
+    "a list": (
+        faults.body('{"success": true, "data": []}'),
+        "Homele was asked for customer {}, and answered with one that is not an object",
+    ),
+    "no id": (
+        faults.body('{"success": true, "data": {"name": "Sara"}}'),
+        "Homele was asked for customer {}, and answered with one that has no",
+    ),
+    "500": (faults.refused(500, "Server Error"), "GET /api/v2/crm/customers/{} was"),
+}
+
+
+@pytest.mark.parametrize("name", NONE_HAD)
+@pytest.mark.usefixtures("waited")
+def test_one_customer_does_not_hold_up_the_others(
+    serve: Serve, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    """It has no envelope. That of a wrong address is an error, as before."""
     caplog.set_level(logging.INFO)
-    sandbox = serve(50)
-    deleted, _ = sorted(sandbox.customers)[20:22]
-    message = "No query results for model [App\\\\Models\\\\Customer] 61"
-    sandbox.detail_faults[deleted] = lambda: json_response({"message": message}, 404)
+    sandbox = serve(150)
+    answer, sentence = NONE_HAD[name]
+    faulty = sorted(sandbox.customers)[70]
+    sandbox.detail_faults[faulty] = answer
 
-    output = read(sandbox)
-
-    assert set(ids(output)) == set(sandbox.customers) - {deleted}
-    assert "49 read, 1 deleted" in logged(caplog)[-1]
-    sandbox.detail_faults[deleted] = lambda: json_response(
-        {"message": "The route api/v2/customers/61 could not be found."}, 404
+    output = read(
+        sandbox,
+        catalog=catalog_of("FULL_TABLE", customer_details=True),
+        emit_activate_version_messages=True,
     )
-    with pytest.raises(FatalAPIError, match="There is no Homele API at this address"):
-        read(sandbox)
+
+    assert set(ids(output)) == set(sandbox.customers) - {faulty}
+    assert "149 read, 1 missing" in logged(caplog)[-1]
+    said = [line for line in logged(caplog, "WARNING") if "cannot be had" in line]
+    assert said[0].startswith(
+        "The details of these customers cannot be had, and come when they change "
+        f"again: {faulty}. The first answer: {sentence.format(faulty)}"
+    )
+    # A target cannot undo it.
+    assert [m["stream"] for m in output.of("ACTIVATE_VERSION")] == ["customers"]
+    # It comes when the customer changes again.
+    first = read(sandbox)
+    assert not is_open(first)
+    sandbox.detail_faults.clear()
+    sandbox.edit(faulty, address="Gulan Street 7")
+    assert faulty in ids(read(sandbox, state=first.state))
+
+
+@pytest.mark.parametrize("name", [name for name in NONE_HAD if name != "500"])
+@pytest.mark.parametrize("count", [4, 5])
+def test_none_of_five_is_an_error_and_none_of_four_is_not(
+    serve: Serve, caplog: pytest.LogCaptureFixture, name: str, count: int
+) -> None:
+    sandbox = serve(150)
+    first = read(sandbox)
+    changed = sorted(sandbox.customers)[:count]
+    for customer_id in changed:
+        sandbox.detail_faults[customer_id] = NONE_HAD[name][0]
+        sandbox.edit(customer_id)
+    caplog.clear()
+
+    if count == 4:
+        second = read(sandbox, state=first.state)
+        assert not is_open(second)
+        (warning,) = logged(caplog, "WARNING")
+        assert all(str(customer_id) in warning for customer_id in changed)
+        return
+    failed = Output([])
+    with pytest.raises(FatalAPIError, match="the details of none of 5 customers"):
+        read(sandbox, state=first.state, output=failed)
+    # Nothing is lost: they are asked for again.
+    sandbox.detail_faults.clear()
+    assert set(ids(read(sandbox, state=failed.state))) == set(changed)
 
 
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        (
-            faults.refused(403, "Insufficient permissions."),
-            (
-                "The token may read the list of customers, but not their details (403, "
-                "'Insufficient permissions.'). Give it the permission customer:read"
-            ),
-        ),
-        (faults.html(404), "There is no Homele API at this address (404, GET"),
         (faults.refused(401, "Unauthenticated."), "Homele does not know the token"),
-        (
-            faults.html(403),
-            "GET /api/v2/crm/customers/{} was answered with 403 by something in",
-        ),
-        (
-            faults.body('{"success": true, "data": []}'),
-            "Homele was asked for customer {}, and answered with one that is not an",
-        ),
-        (
-            faults.body('{"success": true, "data": {"id": 1}}'),
-            "Homele was asked for customer {}, and answered with customer 1.",
-        ),
-        (
-            faults.body('{"success": true, "data": {"name": "Sara"}}'),
-            "Homele was asked for customer {}, and answered with one that has no",
-        ),
-        (faults.refused(500, "Server Error"), "GET /api/v2/crm/customers/{} was"),
+        (faults.refused(503, "Down"), "GET /api/v2/crm/customers/{} was answered with"),
+        (faults.html(200), "GET /api/v2/crm/customers/{} was answered with an HTML"),
     ],
 )
 @pytest.mark.usefixtures("waited")
-def test_an_answer_that_is_none_is_an_error_and_nothing_is_lost(
+def test_what_is_not_about_one_customer_is_an_error_and_nothing_is_lost(
     serve: Serve, answer: Any, sentence: str
 ) -> None:
     sandbox = serve(150)
@@ -430,7 +503,7 @@ def test_no_details_at_all_is_an_error(serve: Serve) -> None:
     state = None
     for _ in range(3):
         output = Output([])
-        with pytest.raises(FatalAPIError, match="no details of any of the first 20"):
+        with pytest.raises(FatalAPIError, match="the details of none of 100 customers"):
             read(sandbox, state=state, output=output)
         state = output.states[-1] if output.states else None
 
@@ -451,10 +524,8 @@ def test_where_details_are_missing_none_are_marked_as_deleted(
     )
 
     assert [m["stream"] for m in output.of("ACTIVATE_VERSION")] == ["customers"]
-    assert (
-        "No details are marked as deleted: Homele has none of 3"
-        in logged(caplog, "WARNING")[-1]
-    )
+    said = "No details are marked as deleted: Homele has none of 3 customers."
+    assert said in logged(caplog, "WARNING")
 
 
 def test_some_can_be_deleted_while_their_details_are_read(serve: Serve) -> None:
@@ -551,43 +622,40 @@ def test_a_kill_in_a_day_that_is_read_by_the_cursor_loses_nothing(
     assert len(set(asked(sandbox)) & set(ids(confirmed))) <= PAGE
 
 
-def test_an_error_of_one_detail_is_none_of_the_list(
+def test_three_on_which_the_server_fails_are_passed_over_and_a_fourth_is_an_error(
     serve: Serve, waited: list[float]
 ) -> None:
     """Neither is the scan begun anew for it, nor is the cursor left."""
     sandbox = serve(250)
     listed = [r["id"] for r in sync(sandbox).records]
-    sandbox.detail_faults[listed[130]] = faults.refused(500, "Server Error")
-    state = None
-    for run in range(3):
-        sandbox.requests.clear()
-        output = Output([])
-        with pytest.raises(FatalAPIError, match="500"):
-            read(sandbox, state=state, output=output, scan_by="auto")
-        state = output.state
-        tried = Counter(asked(sandbox))
-        assert tried.pop(listed[130]) == 8
-        assert sum(tried.values()) <= (130 if run == 0 else 31)
-        (checkpoint,) = state["bookmarks"]["customers"]["scan"]
-        assert checkpoint["by_created_date"] is False
+    for customer_id in listed[130:134]:
+        sandbox.detail_faults[customer_id] = faults.refused(500, "Server Error")
+    sandbox.requests.clear()
+    output = Output([])
+    with pytest.raises(FatalAPIError, match="500"):
+        read(sandbox, output=output, scan_by="auto")
+    tried = Counter(asked(sandbox))
+    assert [tried[customer_id] for customer_id in listed[130:134]] == [8] * 4
+    assert open_scan(output)["mode"] == "cursor"
     assert waited
-    sandbox.detail_faults.clear()
+    del sandbox.detail_faults[listed[130]]
 
-    last = read(sandbox, state=state, scan_by="auto")
+    last = read(sandbox, state=output.state, scan_by="auto")
 
     assert not is_open(last)
+    assert set(listed) - set(ids(output)) - set(ids(last)) == set(listed[131:134])
 
 
 def test_an_error_with_batches_loses_nothing(serve: Serve, tmp_path: Path) -> None:
     sandbox = serve(450)
     listed = [r["id"] for r in sync(sandbox).records]
-    sandbox.detail_faults[listed[330]] = faults.refused(403, "No.")
+    sandbox.detail_faults[listed[330]] = faults.refused(401, "No.")
     config = {
         "encoding": {"format": "jsonl", "compression": "gzip"},
         "storage": {"root": tmp_path.as_uri()},
     }
     first = Output([])
-    with pytest.raises(FatalAPIError, match="403"):
+    with pytest.raises(FatalAPIError, match="401"):
         read(sandbox, output=first, batch_config=config)
     sandbox.detail_faults.clear()
 
@@ -657,15 +725,11 @@ def test_details_of_the_head_do_not_take_the_list_back(serve: Serve) -> None:
     output = read(sandbox, state=first.state)
 
     assert {listed[-1], listed[-2]} <= set(asked(sandbox))
-    checkpoints = [
-        state["bookmarks"]["customers"]["scan"][0]
-        for state in output.states
-        if state["bookmarks"]["customers"]["scan"]
-    ]
+    positions = [open_scan(s)["position"] for s in output.states if is_open(s)]
     # That of the last page, from which a later run would resume.
-    assert checkpoints[-1]["cursor"] == checkpoints[-2]["cursor"]
+    assert positions[-1]["cursor"] == positions[-2]["cursor"]
     pages = [r.url for r in sandbox.requests if "cursor=" in r.url]
-    assert pages[-1].endswith(checkpoints[-1]["cursor"])
+    assert pages[-1].endswith(positions[-1]["cursor"])
 
 
 def test_another_list_is_asked_for_from_the_beginning(serve: Serve) -> None:

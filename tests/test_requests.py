@@ -52,7 +52,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
     return [
         (record.levelname, record.getMessage())
         for record in caplog.records
-        if record.name == "tap-homele.customers"
+        if record.name in {"tap-homele.customers", "tap_homele.http"}
         and not record.getMessage().startswith(("Beginning", "Starting"))
         and " and sent, in " not in record.getMessage()
     ]
@@ -105,7 +105,7 @@ def test_429_waits_one_second_more_than_it_says(
     ]
     # The same page again, and no other.
     assert sandbox.urls[2] == sandbox.urls[3]
-    assert len(sandbox.urls) == 6
+    assert len(sandbox.urls) == 7
 
 
 def test_429_with_a_date_waits_by_the_clock_of_the_server(
@@ -188,7 +188,7 @@ def test_the_rate_limit_costs_what_the_api_says(
 
     assert is_complete(output, sandbox)
     statuses = [request.status for request in sandbox.requests]
-    assert statuses == [200] * 60 + [429] + [200] * 21
+    assert statuses == [200] * 60 + [429] + [200] * 22
     assert waited == [61]
 
 
@@ -210,12 +210,15 @@ def test_the_real_rate_limit(serve: Serve, tmp_path: Path) -> None:
     assert "ERROR" not in result.stderr
 
 
-def test_one_request_is_one(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_end_is_asked_for_twice(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
 
     sync(serve(3))
 
-    assert any(" in 1 request and " in line for line in caplog.messages)
+    # The page, which is asked for again.
+    assert any(" in 2 requests and " in line for line in caplog.messages)
 
 
 def test_a_good_run_has_no_warnings(serve: Serve, tmp_path: Path) -> None:
@@ -247,7 +250,7 @@ def test_a_structured_log_has_whole_lines(sandbox: Sandbox, tmp_path: Path) -> N
 
     lines = [json.loads(line)["message"] for line in ended.stderr.splitlines()]
     (last,) = [line for line in lines if " and sent, in " in line]
-    assert last.startswith("customers: 350 read, 350 changed and sent, in 6 requests")
+    assert last.startswith("customers: 350 read, 350 changed and sent, in 7 requests")
     wait = (
         "customers: 100 read, 100 changed, 2 requests; waiting 1 s for the rate limit."
     )
@@ -275,8 +278,8 @@ def test_the_last_line_says_what_the_run_did(
     assert waited == [8]
     (said,) = [line for line in caplog.messages if line.startswith("customers: ")]
     assert re.fullmatch(
-        r"customers: 350 read, 350 changed and sent, in 6 requests and \d s\. "
-        r"Next run: changes since 2026-02-20T18:00:00Z\.",
+        r"customers: 350 read, 350 changed and sent, in 7 requests and \d s\. "
+        r"Next run: changes since 2026-02-20T18:00:01Z\.",
         said,
     )
 

@@ -91,11 +91,14 @@ class Progress:
         if self.plan.kind != RESUMED:
             # A customer that came after the interruption may be on a page before it.
             self.max_id = max([self.max_id, *(row["id"] for row in rows)])
-        self.position = page.resume_at or self.position
         self.rows_read += len(rows)
         self.rows_sent += len(sent)
         if self.plan.since and self.plan.kind != QUICK:
             self.rows_late += sum(map(self._is_late, sent))
+
+    def reach(self, page: Page) -> None:
+        """Take note that all is sent up to a page."""
+        self.position = page.resume_at or self.position
 
     def _is_late(self, row: Record) -> bool:
         """Tell whether quick runs would have left a customer to a full scan.
