@@ -111,7 +111,7 @@ class Company:
     def run(self, **options: Any) -> Output:
         self.sandbox.requests.clear()
         state = self.outputs[-1].state if self.outputs else None
-        output = sync(self.sandbox, scan_by="auto", state=state, **options)
+        output = sync(self.sandbox, **({"scan_by": "auto", "state": state} | options))
         self.outputs.append(output)
         return output
 
