@@ -91,10 +91,7 @@ class HomeleStream(RESTStream[str | None]):
 
     @property
     def http_headers(self) -> dict[str, str]:
-        """The headers of every request.
-
-        Laravel answers errors in JSON only to a client that accepts JSON first.
-        """
+        """Laravel answers errors in JSON only to a client that accepts JSON first."""
         return {"Accept": "application/json"}
 
     @functools.cached_property
@@ -130,13 +127,7 @@ class HomeleStream(RESTStream[str | None]):
         return self._answers[response]
 
     def validate_response(self, response: requests.Response) -> None:
-        """Check an answer; inside the retries, so that half a body is tried again.
-
-        Raises:
-            RetriableAPIError: If the same request may succeed later.
-            PageError: If it will not, with what to do about it; ``TokenError``, if
-                that is about the token.
-        """
+        """Check an answer; inside the retries, so that half a body is tried again."""
         if response.status_code != HTTPStatus.OK:
             raise refused(response, self.refusals)
         self.read_answer(response)
@@ -171,7 +162,7 @@ class HomeleStream(RESTStream[str | None]):
             self.logger.log(level, "%s: %s", self.name, sentence)
 
     def parse_response(self, response: requests.Response) -> Iterator[t.Any]:
-        """Yield a record for each row; ``PageError``, if it cannot be stored."""
+        """Yield a record for each row of an answer."""
         return fitted_rows(self.fitter, response, self.read_answer(response))
 
     def get_records(self, context: Context | None) -> Iterator[t.Any]:
@@ -191,10 +182,6 @@ class HomeleStream(RESTStream[str | None]):
         for to in self.stream_maps:
             writer.activate_version(to.stream_alias)
 
-    def generate_child_contexts(self, *_: t.Any, **__: t.Any) -> Iterator[Context]:
-        """Return none: the SDK writes a SCHEMA and a STATE for each."""
-        return iter(())
-
     def apply_catalog(self, catalog: Catalog) -> None:
         """Take the selection; ``FatalAPIError``, if this stream is not in it."""
         if self.name not in catalog:
@@ -207,9 +194,8 @@ class HomeleStream(RESTStream[str | None]):
     ) -> t.Generator[RecordMessage, None, None]:
         """Make the messages of a record, without looking for deselected columns.
 
-        The SDK looks for them in each record, which takes a fifth of the time of a sync
-        that selects all columns. It has no public hook for it; ``test_whole_records``
-        fails when it no longer calls this method, or does more.
+        That takes a fifth of the time, and has no public hook; ``test_whole_records``
+        fails when the SDK no longer calls this method, or does more.
         """
         if not self.is_whole:
             yield from super()._generate_record_messages(record)
@@ -237,12 +223,13 @@ def fitted_rows(
     if not isinstance(rows, list):
         endpoint = endpoint_of(response.request)
         raise PageError(f"{endpoint} was answered with 'data' that is not a list.")
-    for number, row in enumerate(rows, 1):
-        try:
+    number = 0
+    try:
+        for number, row in enumerate(rows, 1):  # noqa: B007
             yield fitter.fit(row)
-        except records.MisfitError as reason:
-            what = f"cannot be stored: row {number} {reason}"
-            raise page_error(what) from None
+    except records.MisfitError as reason:
+        what = f"cannot be stored: row {number} {reason}"
+        raise page_error(what) from None
 
 
 def refused(response: requests.Response, refusals: dict[int, str]) -> Exception:

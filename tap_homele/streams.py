@@ -16,7 +16,7 @@ from datetime import timedelta
 import requests
 from singer_sdk import typing as th
 from singer_sdk.helpers.types import Context
-from singer_sdk.mapper import RemoveRecordTransform
+from singer_sdk.mapper import RemoveRecordTransform, StreamMap
 from singer_sdk.streams.rest import HTTPRequest, PageContext
 
 from tap_homele import config, records, state, sync
@@ -26,7 +26,7 @@ from tap_homele.http import http_date
 from tap_homele.pagination import next_cursor
 from tap_homele.sync.changes import Progress, changed
 from tap_homele.sync.created import MAX_PAGE_SIZE
-from tap_homele.sync.plan import QUICK, Plan, Settings, make_plan
+from tap_homele.sync.plan import Plan, Settings, make_plan
 from tap_homele.sync.values import Doubt, Learned, Note, Page, Query
 
 # If so many details were asked for and none was had, it is not for one customer. So
@@ -117,7 +117,7 @@ class CustomersStream(HomeleStream):
                 sent = changed(step, progress.plan)
                 progress.add(step, sent)
                 # Before the SDK gets the records: it removes deselected columns.
-                customer_ids = [r["id"] for r in sent if self._passes_maps(r)]
+                customer_ids = [r["id"] for r in sent if passes(r, self.stream_maps[0])]
                 yield from sent
                 if details and customer_ids:
                     # One sync for a page, so one SCHEMA and one STATE.
@@ -202,17 +202,13 @@ class CustomersStream(HomeleStream):
         self._log(*plan.notes)
         return plan
 
+    def generate_child_contexts(self, *_: t.Any, **__: t.Any) -> Iterator[Context]:
+        """Return none: for each, the SDK writes a SCHEMA and a STATE."""
+        return iter(())
+
     def _log(self, *notes: Note | Doubt) -> None:
         for sentence, level in notes:
             self.logger.log(level, sentence)
-
-    def _passes_maps(self, record: records.Record) -> bool:
-        """Tell whether no stream map filters a record out.
-
-        One that removes the whole stream is no filter: its child is wanted then.
-        """
-        to = self.stream_maps[0]
-        return isinstance(to, RemoveRecordTransform) or to.get_filter_result(record)
 
     def _save(self, progress: Progress, *, is_page: bool = False) -> None:
         """Write where the next run would resume; as a STATE after a page.
@@ -240,28 +236,29 @@ class CustomersStream(HomeleStream):
 
     def progress(self) -> str:
         """Say how many customers were read, and how many of them had changed."""
-        read, sent = self._progress.rows_read, self._progress.rows_sent
-        return f"{read:,} read, {sent:,} changed"
+        return self._progress.said
 
     def _summarize(self, progress: Progress, seconds: float) -> None:
         """Log in one line what this run has done."""
-        requests = self.session.requests
-        asked = f"in {requests:,} request{'s' * (requests != 1)} and {seconds:.0f} s"
-        parts = [f"customers: {self.progress()} and sent, {asked}"]
+        asked = f"in {self.session.requests:,} requests and {seconds:.0f} s"
+        parts = [f"customers: {progress.said} and sent, {asked}"]
         self.log_misfits()
-        if details := self.details:
-            details.log_misfits()
-            details.log_missing()
-            parts.append(f"customer_details: {details.progress()}")
-        plan, bookmark = progress.plan, progress.bookmark
-        if plan.settings.is_incremental and bookmark:
-            run = "full scan" if plan.kind == QUICK else "run"
-            bookmark = bookmark.replace("+00:00", "Z")
-            parts.append(f"Next {run}: changes since {bookmark}")
-        self.logger.info("%s.", ". ".join(parts))
-        if plan.since and progress.rows_read > MANY_CUSTOMERS and plan.kind != QUICK:
+        if self.details:
+            self.details.log_misfits()
+            self.details.log_missing()
+            parts.append(f"customer_details: {self.details.progress()}")
+        self.logger.info("%s.", ". ".join([*parts, *progress.next_run]))
+        if progress.rows_read > MANY_CUSTOMERS and progress.is_full_scan_of_changes:
             late = f"{progress.rows_late:,} of these {progress.rows_sent:,} changes"
             self.logger.info("Quick runs would have delayed %s.", late)
+
+
+def passes(record: records.Record, to: StreamMap) -> bool:
+    """Tell whether a stream map does not filter a record out.
+
+    One that removes the whole stream is no filter: its child is wanted then.
+    """
+    return isinstance(to, RemoveRecordTransform) or to.get_filter_result(record)
 
 
 def settings_of(

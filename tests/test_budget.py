@@ -8,20 +8,25 @@ import tokenize
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 CODE = Path(__file__).parent.parent / "tap_homele"
 FILES = sorted(CODE.rglob("*.py"))
 
 # Lines without blank lines, comments and docstrings.
-MOST_LINES = 1740
-MOST_LINES_OF_A_FILE = 260
+MOST_LINES = 2290
+MOST_LINES_OF_A_FILE = 265
 # From its first line to its last, docstrings included.
 MOST_LINES_OF_A_CLASS = 160
 # Attributes that the methods of a class set after its constructor.
 MOST_CHANGING_ATTRIBUTES = 6
+# All that changes during a run is in one object.
+CHANGING = {"Progress": 9}
 # Methods that begin with an underscore, and are the SDK's.
-MOST_PRIVATE_OVERRIDES = 2
+MOST_PRIVATE_OVERRIDES = 1
+# Of a value that stands in the state.
+MOST_FIELDS = 8
 
 NOT_CODE = {
     *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT),
@@ -70,7 +75,8 @@ def test_a_file(path: Path) -> None:
     for node in classes(path):
         length = (node.end_lineno or 0) - node.lineno + 1
         assert length <= MOST_LINES_OF_A_CLASS, node.name
-        assert len(changing(node)) <= MOST_CHANGING_ATTRIBUTES, node.name
+        most = CHANGING.get(node.name, MOST_CHANGING_ATTRIBUTES)
+        assert len(changing(node)) <= most, node.name
 
 
 def changing(node: ast.ClassDef) -> set[str]:
@@ -159,3 +165,11 @@ def test_private_methods_of_the_sdk() -> None:
     ]
 
     assert len(private) <= MOST_PRIVATE_OVERRIDES, private
+
+
+def test_values_of_the_state_are_small() -> None:
+    from tap_homele.sync import values  # noqa: PLC0415
+
+    for value in vars(values).values():
+        if isinstance(value, type) and issubclass(value, msgspec.Struct):
+            assert len(value.__struct_fields__) <= MOST_FIELDS, value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -9,8 +10,11 @@ import typing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from singer_sdk import typing as th
+from flask import request
+from singer_sdk.exceptions import FatalAPIError
+from singer_sdk.singerlib import Catalog
 
+from tap_homele import streams
 from tap_homele.tap import TapHomele
 from tests.readme import CONTRIBUTING, block
 from tests.sandbox.server import API_PATH
@@ -77,32 +81,69 @@ def test_add_a_field(project: Path) -> None:
     )
 
 
-def test_add_a_stream(serve: Serve) -> None:
-    names: dict[str, Any] = {"t": typing, "th": th}
+@pytest.mark.parametrize("method", ["INCREMENTAL", "FULL_TABLE"])
+@pytest.mark.parametrize("fails", [True, False])
+def test_add_a_stream(serve: Serve, method: str, *, fails: bool) -> None:
+    """Deletes are announced after its last record, and not if it fails."""
+    names: dict[str, Any] = {"t": typing, **vars(streams)}
     exec(block("## Add a stream", "python", CONTRIBUTING), names)  # noqa: S102
     sandbox = serve(150)
     rows = [{"id": 1, "name": "Website"}, {"id": 2, "name": "إحالة"}]
-    sandbox.app.add_url_rule(
-        f"{API_PATH}/lead-sources",
-        "sources",
-        view_func=lambda: {
+    answers = [
+        {
             "success": True,
-            "data": rows,
-            "meta": {"has_more": False, "next_cursor": None},
-        },
-    )
+            "data": rows[at : at + 1],
+            "meta": {"has_more": not at, "next_cursor": None if at else "b"},
+        }
+        for at in (0, 1)
+    ]
+
+    def answer() -> Any:
+        if fails and request.args.get("cursor"):
+            return {"success": False, "message": "Gone."}, 410
+        return answers[bool(request.args.get("cursor"))]
+
+    sandbox.app.add_url_rule(f"{API_PATH}/lead-sources", "sources", answer)
 
     class WithSources(TapHomele):
         def discover_streams(self) -> list[HomeleStream]:
             return [*super().discover_streams(), names["LeadSourcesStream"](self)]
 
     output = Output([])
+    settings = {"emit_activate_version_messages": True}
+    catalog = json.loads(
+        WithSources(config=dict(settings), validate_config=False).catalog_json_text
+    )
+    for entry in catalog["streams"]:
+        if entry["tap_stream_id"] == "customers":
+            entry["replication_method"] = method
+    tap = WithSources(
+        config=config_for(sandbox, **settings),
+        catalog=Catalog.from_dict(catalog),
+        message_writer=Writer(output.messages),
+    )
 
-    WithSources(
-        config=config_for(sandbox), message_writer=Writer(output.messages)
-    ).sync_all()
+    if fails:
+        with pytest.raises(FatalAPIError, match="Homele refused"):
+            tap.sync_all()
+    else:
+        tap.sync_all()
 
-    assert output.records_of("lead_sources") == rows
+    expected = rows[:1] if fails else rows
+    assert output.records_of("lead_sources") == [
+        row | {"additional_properties": None} for row in expected
+    ]
     assert len(output.records_of("customers")) == 150
     assert "/lead-sources?per_page=100" in sandbox.urls
     output.validate()
+    activated = output.of("ACTIVATE_VERSION")
+    # It has no replication key, so it is a full table.
+    streams_ = ["customers"] * (method == "FULL_TABLE")
+    streams_ += ["lead_sources"] * (not fails)
+    assert [message["stream"] for message in activated] == streams_
+    for message in activated:
+        at = output.messages.index(message)
+        later = output.messages[at:]
+        assert message["stream"] not in [
+            m["stream"] for m in later if m["type"] == "RECORD"
+        ]

@@ -373,8 +373,7 @@ NONE_HAD: dict[str, tuple[Any, str]] = {
     ),
     "403": (
         faults.refused(403, "Insufficient permissions."),
-        "The token may read the list of customers, but not these details (403, "
-        "'Insufficient permissions.', GET /api/v2/crm/customers/{}).",
+        "The token may read the list of customers, but not these details (403, ",
     ),
     "403 of a firewall": (
         faults.html(403),

@@ -71,7 +71,7 @@ def test_a_cursor_that_fails_twice_and_then_works_is_used(
 def test_a_cursor_that_always_fails_costs_seconds_and_nobody_comes_twice(
     honest: Company, *, nulls: str, is_first: bool
 ) -> None:
-    """PostgreSQL with nulls, which it sorts first; MariaDB, with nulls at a page's end."""
+    """PostgreSQL, which sorts nulls first; MariaDB, with nulls at a page's end."""
     sorts_nulls(honest.sandbox, nulls)
     if not is_first:
         honest.run()
@@ -121,7 +121,8 @@ def test_deep_pages_that_fail_for_one_run(
 def test_left_twice_is_left_for_good(
     honest: Company, caplog: pytest.LogCaptureFixture
 ) -> None:
-    honest.add(105, honest.now - 100 * DAY, active=False)
+    for at in range(105):
+        honest.add(1, honest.now - (100 + at) * DAY, active=False)
     honest.sandbox.fails_on_null = True
     honest.run()
     caplog.clear()

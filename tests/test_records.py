@@ -309,7 +309,7 @@ def test_a_row_that_cannot_be_stored_is_an_error(
         records_of(world, CUSTOMER, CUSTOMER, row)
 
     assert str(error.value).startswith(
-        f"Page 1 of the list cannot be stored: row 3 {reason}."
+        f"A page of the list cannot be stored: row 3 {reason}."
     )
 
 

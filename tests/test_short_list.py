@@ -147,12 +147,11 @@ def test_a_list_that_stays_short_deletes_nobody_at_once(
 
     assert output.ids == []
     assert output.of("ACTIVATE_VERSION") == []
-    assert warnings(caplog) == [
+    said = (
         "Of 1,000 customers that the last full scan has seen, 0 are left: deletes wait "
-        "until the next full scan agrees.",
-        "No customer is marked as deleted: Of 1,000 customers that the last full scan "
-        "has seen, 0 are left: deletes wait until the next full scan agrees.",
-    ]
+        "until the next full scan agrees."
+    )
+    assert warnings(caplog) == [said, f"No customer is marked as deleted: {said}"]
     honest.now += HOUR
     whole = full_table_of(honest)
     assert len(whole.of("ACTIVATE_VERSION")) == 1

@@ -51,7 +51,7 @@ class Progress:
     started: str = ""
     newest: str = ""
     max_id: int = 0
-    position: Position = Position()
+    position: Position = field(default_factory=Position)
     rows_read: int = 0
     rows_sent: int = 0
     rows_late: int = 0
@@ -93,7 +93,7 @@ class Progress:
             self.max_id = max([self.max_id, *(row["id"] for row in rows)])
         self.rows_read += len(rows)
         self.rows_sent += len(sent)
-        if self.plan.since and self.plan.kind != QUICK:
+        if self.is_full_scan_of_changes:
             self.rows_late += sum(map(self._is_late, sent))
 
     def reach(self, page: Page) -> None:
@@ -108,6 +108,24 @@ class Progress:
         """
         seen = max(row["last_activity_at"] or "", row["created_at"] or "")
         return later(seen, OVERLAP) < max(row["updated_at"] or "", self.plan.since)
+
+    @property
+    def is_full_scan_of_changes(self) -> bool:
+        """Whether it reads all customers, and sends those that have changed."""
+        return bool(self.plan.since) and self.plan.kind != QUICK
+
+    @property
+    def said(self) -> str:
+        """How many customers were read and sent, in words."""
+        return f"{self.rows_read:,} read, {self.rows_sent:,} changed"
+
+    @property
+    def next_run(self) -> list[str]:
+        """Where the next run starts, in a sentence; none, if there is no bookmark."""
+        if not (self.plan.settings.is_incremental and self.bookmark):
+            return []
+        run = "full scan" if self.plan.kind == QUICK else "run"
+        return [f"Next {run}: changes since {self.bookmark.replace('+00:00', 'Z')}"]
 
     @property
     def cap(self) -> str:

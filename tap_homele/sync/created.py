@@ -113,7 +113,7 @@ class Bounds(t.NamedTuple):
     overlap: tuple[int, int]
 
     def query(self, first: int, last: int) -> Query:
-        """Make the query for a window; where the filters have an open end, so has it."""
+        """Make the query of a window; it has an open end where the filters have one."""
         before, after = self.overlap
         begins = day_of(max(self.first, first - before)) if first > self.first else None
         ends = day_of(min(self.last, last + after)) if last < self.last else None

@@ -98,8 +98,11 @@ def compare(
 ) -> Generator[Page | Doubt | Note, None, Compared]:
     """Yield the customers that came since the run began, and look for skipped ones."""
     found = Compared(plan.saved.comparison, walk.traits(plan))
+    is_crowded = found.traits.has_crowded_day
     try:
-        for window, found in _to_compare(fetch, plan, walk, requests_left):
+        for window, now in _to_compare(fetch, plan, walk, requests_left):
+            traits = replace(now.traits, has_crowded_day=is_crowded)
+            found = now._replace(traits=traits)
             if window is None:
                 break
             page = window.page
@@ -114,9 +117,8 @@ def compare(
                 again = replace(found.comparison, compared_down_to=None)
                 return Compared(again, found.traits, sentence)
             if page.next_cursor:
-                yield from _crowded(window, plan, walk, found.traits)
-                traits = replace(found.traits, has_crowded_day=True)
-                found = found._replace(traits=traits)
+                yield from _crowded(window, plan, walk, traits)
+                is_crowded = True
             yield Page(missing, page.at)
     except NoRequestsLeftError:
         down_to = found.comparison.compared_down_to

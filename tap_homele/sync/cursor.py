@@ -66,7 +66,8 @@ class Activities:
     @property
     def are_days(self) -> bool:
         """Whether all that were seen are days."""
-        return len(self._times) == 1 and bool(_MIDNIGHT.fullmatch(*self._times))
+        times = [*self._times]
+        return len(times) == 1 and bool(_MIDNIGHT.fullmatch(times[0]))
 
     def hold_days(self, plan: Plan) -> bool:
         """Tell whether those of the list are days.
@@ -172,11 +173,11 @@ def by_cursor(
         if not walk.is_sorted:
             yield Doubt(UNSORTED)
         elif walk.has_pages or plan.kind == RESUMED:
-            for step in _moved(fetch, plan, walk):
-                if isinstance(step, Page):
-                    ids = {row["id"] for row in step.records}
+            for moved in _moved(fetch, plan, walk):
+                if isinstance(moved, Page):
+                    ids = {row["id"] for row in moved.records}
                     walk.ids.extend(ids.difference(walk.ids))
-                yield step
+                yield moved
     except CursorError as error:
         walk.failed = error
     return plan, walk

@@ -46,16 +46,16 @@ def _new(fetch: Fetch, plan: Plan) -> Iterator[Page | Doubt]:
     first, last = day_number(plan.since) - 1, created.LAST_DAY + 1
     query = created.bounds_of(plan, plan.saved.traits).query(first, last)
     pages = fetch(query)
-    page = next(pages)
-    if not page.records:
+    first_page = next(pages)
+    if not first_page.records:
         pages = fetch(query)  # it may be so once, and not be true
-        page = next(pages)
-    if page.next_cursor:
+        first_page = next(pages)
+    if first_page.next_cursor:
         yield Doubt(
             "New customers fill a page: the cursor may skip others, which come with "
             "the next full scan.",
             logging.INFO,
         )
-    for page in itertools.chain([page], pages):
+    for page in itertools.chain([first_page], pages):
         created.check_created(page, first, last)
         yield page
