@@ -201,10 +201,6 @@ class Session(requests.Session):
         # Not in the except clause: a structured log shows the context of an exception.
         raise failure
 
-    def read_left(self) -> int | None:
-        """Return how many requests the API still takes in this minute."""
-        return self.requests_left
-
     def report(self, name: str, progress: str, *, waits_for: float = 0) -> None:
         """Log how far a run is, each minute, or now if it waits.
 

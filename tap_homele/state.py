@@ -139,7 +139,7 @@ def after_run(progress: Progress, learned: Learned) -> Saved:
         list_id=settings.list_id,
         last_full_scan=Watermark(progress.started, max_id),
         last_run=run,
-        open_scan=due if learned.is_due else OpenScan(),
+        open_scan=due if learned.resends_next else OpenScan(),
         comparison=learned.comparison,
         traits=learned.traits,
         cursor_trust=_trust_after(plan),
@@ -155,14 +155,14 @@ def _trust_after(plan: Plan) -> CursorTrust:
     trust, by_date = plan.saved.cursor_trust, plan.mode == CREATED_DATE
     if plan.kind != FULL and not by_date:
         return trust
-    scans_left = trust.scans_left
-    if plan.kind == FULL and plan.has_left:
-        scans_left += 1
+    failed_scans = trust.failed_scans
+    if plan.kind == FULL and plan.has_left_cursor:
+        failed_scans += 1
     elif plan.kind == FULL and not by_date:
-        scans_left = 0
+        failed_scans = 0
     # By this scan, or before it.
     sent_all = plan.since in {"", plan.settings.start_date} or trust.sent_by_date
-    return CursorTrust(scans_left, sent_by_date=by_date and sent_all)
+    return CursorTrust(failed_scans, sent_by_date=by_date and sent_all)
 
 
 def write(state: State, saved: Saved, progress: Progress) -> None:
@@ -180,10 +180,10 @@ def write(state: State, saved: Saved, progress: Progress) -> None:
         return
     # Without markers the SDK warns that it cannot resume.
     markers = state.setdefault("progress_markers", {})
-    if progress.started and progress.bookmark:
+    if progress.started and progress.next_bookmark:
         # What the SDK makes the bookmark of.
-        state["replication_key_signpost"] = progress.bookmark
+        state["replication_key_signpost"] = progress.next_bookmark
         markers |= {
             "replication_key": "updated_at",
-            "replication_key_value": progress.bookmark,
+            "replication_key_value": progress.next_bookmark,
         }

@@ -112,7 +112,9 @@ class CustomersStream(HomeleStream):
         began, details = time.monotonic(), self.details
         progress = self._progress = Progress.of(self._make_plan())
         self._save(progress)
-        for step in sync.steps(self.fetch, progress.plan, self.session.read_left):
+        for step in sync.steps(
+            self.fetch, progress.plan, lambda: self.session.requests_left
+        ):
             if isinstance(step, Page):
                 sent = changed(step, progress.plan)
                 progress.add(step, sent)
@@ -131,8 +133,10 @@ class CustomersStream(HomeleStream):
                 self._save(progress)
             elif isinstance(step, Learned):
                 self._finish(progress, step)
+            elif isinstance(step, Doubt):
+                progress.doubts.append(step.sentence)
+                self._log(step)
             else:
-                progress.doubts += [step.sentence] if isinstance(step, Doubt) else []
                 self._log(step)
         self._summarize(progress, time.monotonic() - began)
 

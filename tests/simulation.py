@@ -456,7 +456,7 @@ class Simulation:
         ``test_crosscheck`` has the cases.
         """
         trust = self._saved.cursor_trust
-        return bool(self.fault) and self.scan_by == "auto" and not trust.scans_left
+        return bool(self.fault) and self.scan_by == "auto" and not trust.failed_scans
 
     def _check_presence(self) -> None:
         """After a run that ended well, all its first customers have arrived."""

@@ -99,9 +99,9 @@ def is_open(output: Output | dict[str, Any]) -> bool:
     return bool(open_scan(output)["list_id"])
 
 
-def scans_left(output: Output | dict[str, Any]) -> int:
+def failed_scans(output: Output | dict[str, Any]) -> int:
     """Give how many full scans in a row have left the cursor."""
-    found: int = saved(output)["cursor_trust"]["scans_left"]
+    found: int = saved(output)["cursor_trust"]["failed_scans"]
     return found
 
 

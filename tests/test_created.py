@@ -14,10 +14,10 @@ from singer_sdk.exceptions import FatalAPIError
 from tests.sandbox.customers import LAST_DAY, Customer, make_customers, spell
 from tests.singer import (
     Output,
+    failed_scans,
     is_open,
     open_scan,
     saved,
-    scans_left,
     stream_state,
     sync,
 )
@@ -43,7 +43,7 @@ def test_the_way_can_be_chosen(serve: Serve, caplog: pytest.LogCaptureFixture) -
     by_cursor = sync(sandbox, scan_by="cursor")
     assert len(by_cursor.ids) < 450
     assert not any(is_window(url) for url in sandbox.urls)
-    assert scans_left(by_cursor) == 0
+    assert failed_scans(by_cursor) == 0
     assert warnings(caplog) == []
 
     sandbox.requests.clear()
@@ -51,7 +51,7 @@ def test_the_way_can_be_chosen(serve: Serve, caplog: pytest.LogCaptureFixture) -
     assert is_complete(sandbox, by_date)
     assert not any("cursor=" in url for url in sandbox.urls)
     trust = saved(by_date)["cursor_trust"]
-    assert trust == {"scans_left": 0, "sent_by_date": True}
+    assert trust == {"failed_scans": 0, "sent_by_date": True}
     assert warnings(caplog) == []
 
 

@@ -15,11 +15,11 @@ from singer_sdk.exceptions import FatalAPIError
 from tests.sandbox import faults
 from tests.sandbox.customers import Customer, spell
 from tests.singer import (
+    failed_scans,
     is_open,
     merge,
     open_scan,
     saved,
-    scans_left,
     sync,
 )
 from tests.world import (
@@ -62,7 +62,7 @@ def test_a_last_page_of_which_all_customers_are_skipped(serve: Serve) -> None:
     output = sync(sandbox, scan_by="auto")
 
     assert is_complete(sandbox, output)
-    assert scans_left(output) == 1
+    assert failed_scans(output) == 1
 
 
 # Complete after the run.
@@ -92,7 +92,7 @@ def test_a_first_run_of_which_a_part_has_no_activity(company: Company) -> None:
     company.run()
 
     assert company.is_complete
-    assert scans_left(company.outputs[-1]) == 1
+    assert failed_scans(company.outputs[-1]) == 1
 
 
 def test_a_weekly_run_and_an_import_of_some_days_ago(
@@ -223,7 +223,7 @@ def test_an_import_of_long_ago_is_found_by_the_round(
             )
             assert re.search(pattern, caplog.text)
             assert company.waited == []
-    assert scans_left(company.outputs[-1]) == 1
+    assert failed_scans(company.outputs[-1]) == 1
 
 
 def test_300_created_on_one_day_of_long_ago_are_named(
@@ -373,7 +373,7 @@ def test_small_pages(company: Company) -> None:
     company.run(page_size=10)
 
     assert company.is_complete
-    assert scans_left(company.outputs[-1]) == 1
+    assert failed_scans(company.outputs[-1]) == 1
 
 
 @pytest.mark.parametrize("seconds", [1, 20])
@@ -423,7 +423,7 @@ def test_a_cross_check_that_fails_is_a_warning_and_the_next_run_goes_on(
     assert warnings(caplog)[-1].startswith(
         "Whether the cursor skips customers could not be checked: GET /api/v2/crm/"
     )
-    assert scans_left(company.outputs[-1]) == 0
+    assert failed_scans(company.outputs[-1]) == 0
     company.run()
     assert company.is_complete
 
@@ -507,11 +507,11 @@ def test_customers_that_the_cursor_skips_arrive(
         # Few share a second: the round finds them.
         assert fault == "drops_seconds"
         assert len(outputs) < 3
-        assert scans_left(outputs[-1]) == 0
+        assert failed_scans(outputs[-1]) == 0
         outputs.append(sync(sandbox, scan_by="auto", state=outputs[-1].state))
 
     first = outputs[-1]
-    assert scans_left(first) == 1
+    assert failed_scans(first) == 1
     assert not is_open(first)
     assert "The next full scan begins by the cursor again." in caplog.text
     # A cursor that fails costs seconds, and nobody comes twice.
@@ -526,7 +526,7 @@ def test_customers_that_the_cursor_skips_arrive(
 
     assert without[7]["id"] in second.ids
     assert len(second.ids) < 100
-    assert scans_left(second) == 2
+    assert failed_scans(second) == 2
     assert "A full refresh gives the cursor another chance." in caplog.text
 
     # From then on it is not asked any more.
@@ -538,7 +538,7 @@ def test_customers_that_the_cursor_skips_arrive(
     # It takes some windows until the newest, which are some months old.
     assert len(sandbox.urls) <= 2 * 30
     assert not any("cursor=" in url for url in sandbox.urls)
-    assert scans_left(third) == 2
+    assert failed_scans(third) == 2
 
 
 def test_a_fresh_import_is_found_by_the_next_run(serve: Serve) -> None:
@@ -546,7 +546,7 @@ def test_a_fresh_import_is_found_by_the_next_run(serve: Serve) -> None:
     for row in sandbox.customers.values():
         row["last_activity_at"] = row["last_activity_at"] or row["created_at"]
     first = sync(sandbox, scan_by="auto")
-    assert scans_left(first) == 0
+    assert failed_scans(first) == 0
     for number in range(5):
         row = dict(next(iter(sandbox.customers.values())))
         now = spell(datetime.now(timezone.utc) - timedelta(hours=1))
@@ -558,7 +558,7 @@ def test_a_fresh_import_is_found_by_the_next_run(serve: Serve) -> None:
     second = sync(sandbox, scan_by="auto", state=first.state)
 
     assert {10_000 + number for number in range(5)} <= set(second.ids)
-    assert scans_left(second) == 1
+    assert failed_scans(second) == 1
 
 
 def test_customers_that_were_skipped_before_arrive_whatever_their_dates(
@@ -577,12 +577,12 @@ def test_customers_that_were_skipped_before_arrive_whatever_their_dates(
 def test_a_full_refresh_uses_the_cursor_again(serve: Serve) -> None:
     sandbox = serve(450, drops_nulls=True)
     first = sync(sandbox, scan_by="auto")
-    assert scans_left(first) == 1
+    assert failed_scans(first) == 1
     sandbox.drops_nulls = False
 
     second = sync(sandbox, scan_by="auto")
 
-    assert scans_left(second) == 0
+    assert failed_scans(second) == 0
 
 
 def test_other_filters_use_the_cursor_again(serve: Serve) -> None:
@@ -631,7 +631,7 @@ def test_new_customers_are_not_taken_for_skipped_ones(serve: Serve) -> None:
     output = sync(sandbox, scan_by="auto")
 
     assert 10_000 in sandbox.customers
-    assert scans_left(output) == 0
+    assert failed_scans(output) == 0
 
 
 @pytest.mark.parametrize("answer", [faults.refused(422, "No."), faults.html(404)])
@@ -645,7 +645,7 @@ def test_a_cross_check_that_is_refused_is_no_failure(
     output = sync(sandbox, scan_by="auto")
 
     assert is_complete(sandbox, output)
-    assert scans_left(output) == 0
+    assert failed_scans(output) == 0
     (warning,) = warnings(caplog)
     assert warning.startswith(
         "Whether the cursor skips customers could not be checked:"
@@ -662,7 +662,7 @@ def test_a_created_date_that_is_none_is_no_error(serve: Serve) -> None:
     output = sync(sandbox, scan_by="auto")
 
     assert is_complete(sandbox, output)
-    assert scans_left(output) == 0
+    assert failed_scans(output) == 0
 
 
 def hidden_import(rows: list[Customer], created_at: Callable[[int], str]) -> None:
@@ -681,7 +681,7 @@ def test_an_import_with_dates_of_long_ago_is_found(serve: Serve) -> None:
     output = sync(sandbox, scan_by="auto")
 
     assert is_complete(sandbox, output)
-    assert scans_left(output) == 1
+    assert failed_scans(output) == 1
 
 
 def test_a_run_compares_what_was_created_on_the_day_before(serve: Serve) -> None:
@@ -700,7 +700,7 @@ def test_a_run_compares_what_was_created_on_the_day_before(serve: Serve) -> None
     add(80, 10_000, 5)
     add(10, 20_000, 3)
     first = sync(sandbox, scan_by="auto")
-    assert scans_left(first) == 0
+    assert failed_scans(first) == 0
     add(40, 30_000, 2, active=False)
 
     second = sync(sandbox, scan_by="auto", state=first.state)
@@ -738,7 +738,7 @@ def test_a_day_after_a_crowded_one_is_compared(company: Company) -> None:
 
     company.run()
 
-    assert scans_left(company.outputs[-1]) == 1
+    assert failed_scans(company.outputs[-1]) == 1
 
 
 def test_a_customer_that_comes_to_match_a_filter_is_not_taken_for_skipped(
@@ -758,7 +758,7 @@ def test_a_customer_that_comes_to_match_a_filter_is_not_taken_for_skipped(
 
     output = sync(sandbox, scan_by="auto", filter_owner_ids=[1])
 
-    assert scans_left(output) == 0
+    assert failed_scans(output) == 0
 
 
 def test_the_start_date_holds_also_where_the_cursor_is_left(serve: Serve) -> None:
@@ -767,7 +767,7 @@ def test_the_start_date_holds_also_where_the_cursor_is_left(serve: Serve) -> Non
 
     output = sync(sandbox, scan_by="auto", start_date=start)
 
-    assert scans_left(output) == 1
+    assert failed_scans(output) == 1
     assert set(output.ids) == {
         row["id"]
         for row in sandbox.customers.values()
@@ -799,7 +799,7 @@ def test_a_resumed_run_has_no_cross_check_and_the_next_one_has(
     assert "Cross-check" not in caplog.text
     third = sync(sandbox, scan_by="auto", state=resumed.state)
     assert is_complete(sandbox, killed, resumed, third)
-    assert scans_left(third) == bool(fault)
+    assert failed_scans(third) == bool(fault)
 
 
 def test_a_full_refresh_that_was_interrupted_is_compared_by_the_next_run(
@@ -814,7 +814,7 @@ def test_a_full_refresh_that_was_interrupted_is_compared_by_the_next_run(
     resumed = sync(sandbox, scan_by="auto", state=merge(first.state, killed.state))
     third = sync(sandbox, scan_by="auto", state=resumed.state)
 
-    assert scans_left(third) == 1
+    assert failed_scans(third) == 1
     assert is_complete(sandbox, killed, resumed, third)
 
 

@@ -11,7 +11,7 @@ from singer_sdk.exceptions import FatalAPIError
 
 from tests.sandbox import faults
 from tests.sandbox.customers import make_customers
-from tests.singer import Output, catalog_of, is_open, saved, scans_left, sync
+from tests.singer import Output, catalog_of, failed_scans, is_open, saved, sync
 
 if TYPE_CHECKING:
     from tests.sandbox import Sandbox
@@ -36,7 +36,7 @@ def bookmark_of(output: Output) -> str:
     (state,) = output.state["bookmarks"].values()
     assert set(state) == {"replication_key", "replication_key_value", "saved"}
     assert not is_open(output)
-    assert scans_left(output) == 0
+    assert failed_scans(output) == 0
     assert state["replication_key"] == "updated_at"
     value: str = state["replication_key_value"]
     return value

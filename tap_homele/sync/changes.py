@@ -122,10 +122,12 @@ class Progress:
     @property
     def next_run(self) -> list[str]:
         """Where the next run starts, in a sentence; none, if there is no bookmark."""
-        if not (self.plan.settings.is_incremental and self.bookmark):
+        if not (self.plan.settings.is_incremental and self.next_bookmark):
             return []
         run = "full scan" if self.plan.kind == QUICK else "run"
-        return [f"Next {run}: changes since {self.bookmark.replace('+00:00', 'Z')}"]
+        return [
+            f"Next {run}: changes since {self.next_bookmark.replace('+00:00', 'Z')}"
+        ]
 
     @property
     def cap(self) -> str:
@@ -137,7 +139,7 @@ class Progress:
         return earlier(self.started, OVERLAP)
 
     @property
-    def bookmark(self) -> str:
+    def next_bookmark(self) -> str:
         """The bookmark that this run leaves; empty, if it has seen no time.
 
         One second after the newest time that was seen, so that the customer with that
@@ -145,7 +147,7 @@ class Progress:
         the bookmark alone.
         """
         if self.plan.kind == QUICK:
-            return self.plan.bookmark
+            return self.plan.old_bookmark
         newest = later(self.newest, SECOND) if self.newest else ""
         if self.rows_read and not newest and not self.plan.since:
             newest = self.cap  # all that was seen is later

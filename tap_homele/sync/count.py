@@ -25,36 +25,41 @@ def counted(
     Args:
         plan: What the run did.
         learned: What it has learned.
-        in_doubt: A customer may be missing: then nothing is compared.
+        in_doubt: A customer may be missing: then a smaller number says nothing.
 
     Yields:
         What the difference means, and what was learned, with the number.
     """
-    last = plan.saved.total
-    if plan.kind != FULL or in_doubt:
+    last, ids = plan.saved.total, learned.ids
+    if plan.kind != FULL:
         yield learned._replace(total=last)
         return
-    ids = learned.ids
     total = Total(len(ids), max(ids, default=0))
-    is_due = False
+    resends_next = False
     if last.customers is not None:
         known = sum(id_ <= last.max_id for id_ in ids)
         if known > last.customers + FEW:
             # Customers that moved down while the list was read came twice.
             known = len({id_ for id_ in ids if id_ <= last.max_id})
         if known > last.customers + FEW and not plan.settings.has_filters:
-            is_due = plan.since > plan.settings.start_date
+            resends_next = plan.since > plan.settings.start_date
             yield Note(
                 f"{known - last.customers:,} customers can be seen that could not be "
                 "when the last full scan ran, although they are not new: the token may "
                 "see more now, or the list was short then. "
-                + ("The next run sends all customers." if is_due else "All were sent."),
+                + (
+                    "The next run sends all customers."
+                    if resends_next
+                    else "All were sent."
+                ),
                 logging.WARNING,
             )
-        if known * 2 < last.customers:
+        if known * 2 < last.customers and not in_doubt:
             yield Doubt(
                 f"Of {last.customers:,} customers that the last full scan has seen, "
                 f"{known:,} are left: deletes wait until the next full scan agrees.",
                 logging.WARNING if plan.settings.announces_deletes else logging.INFO,
             )
-    yield learned._replace(total=total, is_due=is_due)
+        if in_doubt and known < last.customers:
+            total = last
+    yield learned._replace(total=total, resends_next=resends_next)

@@ -222,10 +222,7 @@ def _all_windows(
 
 
 def first_page(fetch: Fetch, query: Query) -> Page:
-    """Return the first page of a query; one that is empty, or all, is asked for again.
-
-    It may be so once, and not be true.
-    """
+    """Return the first page of a query. If the list ends with it, it is asked twice."""
     page = next(fetch(query))
     return next(fetch(query)) if page.next_cursor is None else page
 
@@ -255,12 +252,8 @@ def windows(
     while last >= bounds.first:
         end = min(last, top)
         first = max(bounds.first, end - length + 1)
-        query = bounds.query(first, last)
-        pages = fetch(query)
+        pages = window_pages(fetch, bounds.query(first, last))
         page = next(pages)
-        if not page.records:
-            pages = fetch(query)  # it may be so once, and not be true
-            page = next(pages)
         check_created(page, first, last)
         days = end - first + 1
         # A server may give fewer than it was asked for.
@@ -283,6 +276,17 @@ def windows(
         else:
             # Beyond the oldest day that is known: all the rest at once.
             length = last + 1 if last < oldest else longest
+
+
+def window_pages(fetch: Fetch, query: Query) -> Iterator[Page]:
+    """Yield the pages of a window. It is asked for twice if it is empty."""
+    pages = fetch(query)
+    page = next(pages)
+    if not page.records:
+        pages = fetch(query)
+        page = next(pages)
+    yield page
+    yield from pages
 
 
 def check_created(page: Page, first: int, last: int) -> None:

@@ -14,6 +14,7 @@ run reads by created date, and the next full scan begins by the cursor again.
 import itertools
 import logging
 import typing as t
+from array import array
 from collections.abc import Callable, Generator, Iterator
 
 from msgspec.structs import replace
@@ -62,11 +63,13 @@ class Compared(t.NamedTuple):
         comparison: How far it is.
         traits: What is known of the list.
         skipped: That the cursor has skipped customers, in a sentence; or nothing.
+        came: The ids that have come with it.
     """
 
     comparison: Comparison
     traits: Traits
     skipped: str = ""
+    came: tuple[int, ...] = ()
 
 
 def cross_checked(
@@ -82,13 +85,14 @@ def cross_checked(
         found = found._replace(comparison=replace(found.comparison, since=walk.started))
     elif plan.kind != RESUMED:
         found = yield from compare(fetch, plan, walk, requests_left)
+    ids = array("q", [*walk.ids, *found.came]) if found.came else walk.ids
     if not found.skipped:
-        yield Learned(walk.ids, found.traits, found.comparison)
+        yield Learned(ids, found.traits, found.comparison)
         return
     hid_some = found.skipped != FAILING
     plan = by_created_date_instead(plan, found.skipped, hid_some=hid_some)
     yield plan
-    came = () if plan.reads_anew else walk.ids
+    came = () if plan.reads_anew else ids
     traits = replace(found.traits, is_sorted=False)
     yield from created.by_created_date(fetch, plan, traits, came, hint_of(walk))
 
@@ -98,7 +102,7 @@ def compare(
 ) -> Generator[Page | Doubt | Note, None, Compared]:
     """Yield the customers that came since the run began, and look for skipped ones."""
     found = Compared(plan.saved.comparison, walk.traits(plan))
-    is_crowded = found.traits.has_crowded_day
+    is_crowded, came = found.traits.has_crowded_day, list[int]()
     try:
         for window, now in _to_compare(fetch, plan, walk, requests_left):
             traits = replace(now.traits, has_crowded_day=is_crowded)
@@ -114,11 +118,11 @@ def compare(
                     f"Homele's cursor skips customers: {len(skipped)} of those created "
                     f"on {window}."
                 )
-                again = replace(found.comparison, compared_down_to=None)
-                return Compared(again, found.traits, sentence)
+                return Compared(found.comparison, traits, sentence, (*came,))
             if page.next_cursor:
                 yield from _crowded(window, plan, walk, traits)
                 is_crowded = True
+            came += ids
             yield Page(missing, page.at)
     except NoRequestsLeftError:
         down_to = found.comparison.compared_down_to
@@ -133,7 +137,7 @@ def compare(
         )
     if found.traits.has_undated and plan.settings.announces_deletes:
         yield Doubt(created.UNDATED)
-    return found
+    return found._replace(came=(*came,))
 
 
 def _to_compare(

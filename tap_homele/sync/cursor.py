@@ -13,7 +13,7 @@ from array import array
 from collections import Counter
 from collections.abc import Generator, Iterator
 
-from tap_homele.errors import CursorError, PageError, ServerError
+from tap_homele.errors import CursorError, OutageError, PageError, ServerError
 from tap_homele.records import Record
 from tap_homele.sync.plan import RESUMED, Plan, from_top_instead
 from tap_homele.sync.times import COMMIT_LAG, DAY, OVERLAP, earlier, to_second
@@ -27,8 +27,7 @@ from tap_homele.sync.values import (
     Traits,
 )
 
-# After so many readings of the top, the list is busier than we are fast. So often may
-# a list end and then go on.
+# How often the top is read, at most; and how often a list may end and then go on.
 MAX_READINGS = 10
 MAX_ENDS = 10
 
@@ -193,6 +192,8 @@ def _from_position(fetch: Fetch, plan: Plan) -> Iterator[Page | Plan]:
         page, reason = None, "the list ended there"
         try:
             page = next(pages)
+        except OutageError:
+            raise
         except PageError as error:
             reason = str(error)
         if page and (page.records or page.next_cursor):
@@ -281,8 +282,9 @@ def read_top(fetch: Fetch, since: str) -> Iterator[Page]:
     another date.
     """
     for page in follow(fetch, Query()):
-        yield page._replace(resume_at=None)
-        if any(at < since for r in page.records if (at := r["last_activity_at"])):
+        active = [at for row in page.records if (at := row["last_activity_at"])]
+        yield page._replace(resume_at=None)  # whoever takes it may change its records
+        if any(at < since for at in active):
             return
 
 

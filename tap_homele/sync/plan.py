@@ -13,6 +13,7 @@ from tap_homele.sync.values import (
     Note,
     OpenScan,
     Saved,
+    Traits,
 )
 
 # The kinds of runs.
@@ -25,6 +26,7 @@ Kind: t.TypeAlias = t.Literal["full scan", "resumed scan", "quick run"]
 ENOUGH_SCANS = 2
 
 NOT_RESUMING = "Not resuming the interrupted scan: {}. Reading the list from its top."
+STILL_TO_SEND = "Customers are still to be sent: reading the list from its top."
 _ANOTHER_LIST = (
     "The token, the filters, the address or the streams are not those of the last run: "
     "reading all customers that match."
@@ -69,10 +71,10 @@ class Plan(t.NamedTuple):
         above: Customers with a higher id are sent, too; None: not known.
         settings: What the user has set.
         saved: What the runs before have left.
-        bookmark: The same, in the SDK's own part of the state; empty: none.
+        old_bookmark: The bookmark that the runs before have left; empty: none.
         now: This machine's clock when it was made, UTC.
         open_scan: What a resumed scan resumes.
-        has_left: It was made because the cursor had to be left.
+        has_left_cursor: It was made because the cursor had to be left.
         reads_anew: What was read before it does not count.
         notes: What to log.
     """
@@ -83,10 +85,10 @@ class Plan(t.NamedTuple):
     above: int | None
     settings: Settings
     saved: Saved
-    bookmark: str
+    old_bookmark: str
     now: str
     open_scan: OpenScan = OpenScan()
-    has_left: bool = False
+    has_left_cursor: bool = False
     reads_anew: bool = True
     notes: tuple[Note, ...] = ()
 
@@ -111,13 +113,15 @@ def make_plan(saved: Saved, bookmark: str, settings: Settings, now: str) -> Plan
     """
     warnings, open_scan = [], saved.open_scan
     if saved.list_id not in {"", settings.list_id}:
-        # Whatever is known of another list does not hold for this one.
+        # What is known of another list does not hold for this one; but to announce
+        # deletes, nobody may be forgotten.
         warnings = [_ANOTHER_LIST]
-        saved = Saved(list_id=saved.list_id)
+        traits = Traits(has_undated=saved.traits.has_undated)
+        saved = Saved(list_id=saved.list_id, traits=traits)
     trust = saved.cursor_trust
-    is_left = trust.scans_left >= ENOUGH_SCANS
-    by_date = settings.scan_by in {"auto", CREATED_DATE} and (
-        settings.scan_by == CREATED_DATE or is_left
+    is_left = trust.failed_scans >= ENOUGH_SCANS
+    by_date = settings.scan_by == CREATED_DATE or (
+        settings.scan_by == "auto" and is_left
     )
     if settings.scan_by == CREATED_DATE and not (is_left or trust.sent_by_date):
         warnings = warnings or [_NOT_BY_DATE]
@@ -132,7 +136,7 @@ def make_plan(saved: Saved, bookmark: str, settings: Settings, now: str) -> Plan
         above=saved.last_full_scan.max_id,
         settings=settings,
         saved=saved,
-        bookmark=known,
+        old_bookmark=known,
         now=now,
         notes=tuple(Note(w, logging.WARNING) for w in warnings if bookmark),
     )
@@ -171,6 +175,8 @@ def _with_open_scan(plan: Plan, open_scan: OpenScan) -> Plan:
     elif open_scan.mode != plan.mode and not (is_auto and by_date):
         reason = "it read the list in another way"
     plan = plan._replace(since=since)
+    if not open_scan.started:
+        return _noted(plan, STILL_TO_SEND)
     if reason:
         return _noted(plan, NOT_RESUMING.format(reason))
     return _noted(
@@ -187,7 +193,7 @@ def _why_full(plan: Plan) -> str:
         return "with FULL_TABLE each run is one"
     if plan.mode == CREATED_DATE:
         return "the list is read by created date"
-    if not plan.bookmark or not saved.traits.is_sorted or saved.traits.holds_days:
+    if not plan.old_bookmark or not saved.traits.is_sorted or saved.traits.holds_days:
         return "none of this list has shown yet that it is sorted by last activity"
     oldest = earlier(plan.now, settings.full_scan_every)
     if not oldest < began <= saved.last_run.started <= plan.now:
@@ -207,7 +213,7 @@ def _quick(plan: Plan) -> Plan:
 def full_scan_instead(plan: Plan, reason: str) -> Plan:
     """Make the plan of a full scan for a quick run that failed."""
     settings = plan.settings._replace(full_scan_every=timedelta(0))
-    full = make_plan(plan.saved, plan.bookmark, settings, plan.now)
+    full = make_plan(plan.saved, plan.old_bookmark, settings, plan.now)
     note = Note(f"The quick run failed, a full scan follows: {reason}", logging.WARNING)
     return full._replace(settings=plan.settings, notes=(note,))
 
@@ -228,9 +234,12 @@ def by_created_date_instead(plan: Plan, reason: str, *, hid_some: bool) -> Plan:
             earlier runs, so all are sent, unless the full scan before did so.
     """
     trust, settings = plan.saved.cursor_trust, plan.settings
-    hides = hid_some and plan.since > settings.start_date and not trust.sent_by_date
+    is_for_good = plan.kind == FULL and trust.failed_scans + 1 >= ENOUGH_SCANS
+    # Left for good, it is never compared again.
+    may_hide = hid_some or (is_for_good and not plan.saved.comparison.is_complete)
+    resends = may_hide and plan.since > settings.start_date and not trust.sent_by_date
     rest = "in this run. The next full scan begins by the cursor again."
-    if plan.kind == FULL and trust.scans_left + 1 >= ENOUGH_SCANS:
+    if is_for_good:
         rest = (
             "from now on, as in the full scan before: that takes half as many requests "
             "again, and more than twice as many where more than 50 customers are "
@@ -238,8 +247,8 @@ def by_created_date_instead(plan: Plan, reason: str, *, hid_some: bool) -> Plan:
         )
     return plan._replace(
         mode=CREATED_DATE,
-        since=settings.start_date if hides else plan.since,
-        has_left=True,
-        reads_anew=hides,
+        since=settings.start_date if resends else plan.since,
+        has_left_cursor=True,
+        reads_anew=resends,
         notes=(Note(f"{reason} Reading by created date {rest}", logging.WARNING),),
     )

@@ -45,17 +45,12 @@ def _new(fetch: Fetch, plan: Plan) -> Iterator[Page | Doubt]:
     """Yield the customers that were created since the last run, and a day before."""
     first, last = day_number(plan.since) - 1, created.LAST_DAY + 1
     query = created.bounds_of(plan, plan.saved.traits).query(first, last)
-    pages = fetch(query)
-    first_page = next(pages)
-    if not first_page.records:
-        pages = fetch(query)  # it may be so once, and not be true
-        first_page = next(pages)
-    if first_page.next_cursor:
-        yield Doubt(
-            "New customers fill a page: the cursor may skip others, which come with "
-            "the next full scan.",
-            logging.INFO,
-        )
-    for page in itertools.chain([first_page], pages):
+    for number, page in enumerate(created.window_pages(fetch, query)):
         created.check_created(page, first, last)
+        if number == 1:  # the second page
+            yield Doubt(
+                "New customers fill a page: the cursor may skip others, which come "
+                "with the next full scan.",
+                logging.INFO,
+            )
         yield page

@@ -144,11 +144,11 @@ class CursorTrust(msgspec.Struct, frozen=True):
     """How far the cursor can be trusted.
 
     Attributes:
-        scans_left: How many full scans in a row had to leave it.
+        failed_scans: How many full scans in a row had to leave it.
         sent_by_date: All that the list by created date has were sent since then.
     """
 
-    scans_left: int = 0
+    failed_scans: int = 0
     sent_by_date: bool = False
 
 
@@ -191,11 +191,11 @@ class Learned(t.NamedTuple):
         traits: What is known of the list now.
         comparison: How far created dates are compared now.
         total: How many customers it has.
-        is_due: The next run sends all customers.
+        resends_next: The next run sends all customers.
     """
 
     ids: "array[int]"
     traits: Traits
     comparison: Comparison
     total: Total = Total()
-    is_due: bool = False
+    resends_next: bool = False
