@@ -251,8 +251,9 @@ def refused(response: requests.Response, refusals: dict[int, str]) -> Exception:
     refusal = refusals.get(kind, "Homele refused {endpoint} ({said}).")
     kinds: dict[int, type[FatalAPIError]] = {401: TokenError, 403: ForbiddenError}
     if status in kinds and not body_of(response):
-        status, refusal = 0, REFUSALS[0]
-    sentence = refusal.format(said=f"{response.status_code}{said}", endpoint=endpoint)
+        # What is in between and does not let the token pass, is so for all requests.
+        kinds, refusal = {401: OutageError}, REFUSALS[0]
+    sentence = refusal.format(said=f"{status}{said}", endpoint=endpoint)
     return kinds.get(status, PageError)(sentence)
 
 

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from tap_homele.records import utc
 from tap_homele.sync.changes import Progress
+from tap_homele.sync.count import count_once
 from tap_homele.sync.plan import ENOUGH_SCANS, FULL, QUICK, Plan
 from tap_homele.sync.values import (
     CREATED_DATE,
@@ -22,6 +23,7 @@ from tap_homele.sync.values import (
     Learned,
     OpenScan,
     Saved,
+    Total,
     Traits,
     Watermark,
 )
@@ -99,7 +101,7 @@ def _read_old(state: State, this_list: str, old_list: str) -> Saved:
         last_full_scan=Watermark(max_id=max_id if type(max_id) is int else None),
         open_scan=open_scan,
         # Not known: one day more is compared once.
-        traits=Traits(holds_days=bool(asked)),
+        traits=Traits(holds_days=bool(asked), has_undated=bool(state.get("undated"))),
         cursor_trust=CursorTrust(ENOUGH_SCANS, sent_by_date=True)
         if is_left
         else CursorTrust(),
@@ -143,18 +145,16 @@ def after_run(progress: Progress, learned: Learned) -> Saved:
         comparison=learned.comparison,
         traits=learned.traits,
         cursor_trust=_trust_after(plan),
-        total=learned.total,
+        total=_total_after(progress, learned),
     )
 
 
 def _trust_after(plan: Plan) -> CursorTrust:
     """Return how far the cursor can be trusted after a full scan.
 
-    A resumed scan counts for nothing: it has not read the list from its top.
+    A resumed scan neither counts nor resets: it has not read the list from its top.
     """
     trust, by_date = plan.saved.cursor_trust, plan.mode == CREATED_DATE
-    if plan.kind != FULL and not by_date:
-        return trust
     failed_scans = trust.failed_scans
     if plan.kind == FULL and plan.has_left_cursor:
         failed_scans += 1
@@ -163,6 +163,14 @@ def _trust_after(plan: Plan) -> CursorTrust:
     # By this scan, or before it.
     sent_all = plan.since in {"", plan.settings.start_date} or trust.sent_by_date
     return CursorTrust(failed_scans, sent_by_date=by_date and sent_all)
+
+
+def _total_after(progress: Progress, learned: Learned) -> Total:
+    """Return how many customers a list has, up to the highest id of a full scan."""
+    if progress.plan.kind != FULL or not learned.counts:
+        return progress.plan.saved.total
+    known = [id_ for id_ in learned.ids if id_ <= progress.max_id]
+    return Total(count_once(known), progress.max_id)
 
 
 def write(state: State, saved: Saved, progress: Progress) -> None:

@@ -29,13 +29,10 @@ from tap_homele.sync.created import MAX_PAGE_SIZE
 from tap_homele.sync.plan import Plan, Settings, make_plan
 from tap_homele.sync.values import Doubt, Learned, Note, Page, Query
 
-# If so many details were asked for and none was had, it is not for one customer. So
-# many times in a run the server itself may fail on one.
+# If so many details in a row cannot be had, it is not for one customer. So many times
+# in a run the server itself may fail on one.
 ENOUGH_MISSING = 5
 MAX_SERVER_ERRORS = 3
-
-# So many ids stand in a line of the log.
-MAX_IDS = 20
 
 # So many customers pass the rate limit in a minute. Below, quick runs are not worth it,
 # and the log does not speak of them.
@@ -249,7 +246,6 @@ class CustomersStream(HomeleStream):
         self.log_misfits()
         if self.details:
             self.details.log_misfits()
-            self.details.log_missing()
             parts.append(f"customer_details: {self.details.progress()}")
         self.logger.info("%s.", ". ".join([*parts, *progress.next_run]))
         if progress.rows_read > MANY_CUSTOMERS and progress.is_full_scan_of_changes:
@@ -303,19 +299,16 @@ class CustomerDetailsStream(HomeleStream):
     }
     schema = th.PropertiesList(*COLUMNS, *DETAIL_COLUMNS, ADDITIONAL).to_dict()
 
-    # How many details were had, how many are still to be asked for on this page, and on
-    # how many the server failed.
-    found = pending = server_errors = 0
+    # How many details were had, how many are still to be asked for on this page, on how
+    # many the server failed, and how many in a row could not be had.
+    found = pending = server_errors = in_a_row = 0
 
-    def __init__(self, tap: t.Any) -> None:
-        """Make the stream."""
-        super().__init__(tap)
-        # Whose details cannot be had, and why.
-        self.missing: dict[int, str] = {}
+    # How many details could not be had.
+    missing = 0
 
     def progress(self) -> str:
         """Say how many details were read, and how many are pending."""
-        missing = f", {len(self.missing):,} missing" if self.missing else ""
+        missing = f", {self.missing:,} missing" if self.missing else ""
         pending = f", {self.pending:,} pending on this page" if self.pending else ""
         return f"{self.found:,} read{missing}{pending}"
 
@@ -326,11 +319,11 @@ class CustomerDetailsStream(HomeleStream):
         over, and comes when it changes again.
 
         Raises:
-            PageError: If none of those asked for can be had, or the server fails on
-                more than a few, or is not there.
+            PageError: If none of a few in a row can be had, or the server fails on more
+                than a few, or is not there.
             TokenError: If it does not know the token.
         """
-        customer_ids = (context or {})["customer_ids"]
+        customer_ids, missing = (context or {})["customer_ids"], dict[int, str]()
         for number, customer_id in enumerate(customer_ids):
             self.pending = len(customer_ids) - number
             try:
@@ -341,25 +334,26 @@ class CustomerDetailsStream(HomeleStream):
                 self.server_errors += isinstance(error, ServerError)
                 if self.server_errors > MAX_SERVER_ERRORS:
                     raise
-                self.missing[customer_id] = str(error)
-        self.pending = 0
-        if not self.found and len(self.missing) >= ENOUGH_MISSING:
+                missing[customer_id] = str(error)
+                self.in_a_row += 1
+        self.pending, self.missing = 0, self.missing + len(missing)
+        if missing:
+            self._warn(missing)
+        if self.in_a_row >= ENOUGH_MISSING:
             raise PageError(
-                f"Homele has given the details of none of {len(self.missing)} "
-                "customers, which are in its list. The last answer: "
-                f"{[*self.missing.values()][-1]} If it stays so, set customer_details "
-                "to false, and tell Homele's support."
+                f"Homele has given the details of none of {self.in_a_row} customers, "
+                "one after the other, which are in its list. If it stays so, set "
+                "customer_details to false, and tell Homele's support."
             )
 
     @property
     def can_resume(self) -> bool:
         """Whether a run can resume after the page whose details were asked for.
 
-        Not while none was had: it may turn out to be an error. And with batches, the
-        SDK can write a STATE before the customers of the page are written.
+        Not after one that could not be had: it may turn out to be an error. And with
+        batches, the SDK can write a STATE before the customers of the page are written.
         """
-        is_had = bool(self.found or not self.missing)
-        return is_had and not self.get_batch_config(self.config)
+        return not self.in_a_row and not self.get_batch_config(self.config)
 
     def get_new_paginator(self) -> None:
         """Return None: there is one page."""
@@ -382,7 +376,7 @@ class CustomerDetailsStream(HomeleStream):
                 f"Homele was asked for customer {customer_id}, and answered with "
                 f"{wrong}. Tell Homele's support."
             )
-        self.found += 1
+        self.found, self.in_a_row = self.found + 1, 0
         yield record
 
     def finish_table(self) -> None:
@@ -393,21 +387,19 @@ class CustomerDetailsStream(HomeleStream):
         # Begins a version even if there were no customers, so that old rows go.
         self.sync({"customer_ids": []})
         if self.missing:
-            reason = f"Homele has none of {len(self.missing)} customers"
+            reason = f"Homele has none of {self.missing} customers"
             self.logger.warning("No details are marked as deleted: %s.", reason)
         else:
             self.activate_version()
 
-    def log_missing(self) -> None:
-        """Log whose details cannot be had."""
-        if self.missing:
-            ids = [*map(str, self.missing)]
-            more = f" and {len(ids) - MAX_IDS} more" if len(ids) > MAX_IDS else ""
-            self.logger.warning(
-                "The details of these customers cannot be had, and come when they "
-                "change again: %s%s. The first answer: %s",
-                *(", ".join(ids[:MAX_IDS]), more, next(iter(self.missing.values()))),
-            )
+    def _warn(self, missing: dict[int, str]) -> None:
+        """Log whose details on a page cannot be had, and why not."""
+        ids = ", ".join(map(str, missing))
+        self.logger.warning(
+            "The details of these customers cannot be had, and come when they change "
+            "again: %s. The first answer: %s",
+            *(ids, next(iter(missing.values()))),
+        )
 
     def log(self, *_: t.Any, **__: t.Any) -> None:
         """Log nothing, in place of the SDK: it tells of each page's details."""

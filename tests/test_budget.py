@@ -15,7 +15,7 @@ CODE = Path(__file__).parent.parent / "tap_homele"
 FILES = sorted(CODE.rglob("*.py"))
 
 # Lines without blank lines, comments and docstrings.
-MOST_LINES = 2290
+MOST_LINES = 2320
 MOST_LINES_OF_A_FILE = 265
 # From its first line to its last, docstrings included.
 MOST_LINES_OF_A_CLASS = 160

@@ -346,17 +346,17 @@ def test_whoever_was_deleted_meanwhile_is_passed_over(
 
     assert set(ids(output)) == set(sandbox.customers) - set(gone)
     assert "customer_details: 142 read, 8 missing." in logged(caplog)[-1]
-    (warning,) = logged(caplog, "WARNING")
-    said, _, reason = warning.partition(": ")
-    assert said == (
-        "The details of these customers cannot be had, and come when they change again"
-    )
-    named, _, reason = reason.partition(". The first answer: ")
-    assert sorted(map(int, named.split(", "))) == gone
-    endpoint = "GET /api/v2/crm/customers/"
-    assert reason.startswith(
-        f"Homele has no such customer (404, 'Not Found.', {endpoint}"
-    )
+    named: list[int] = []
+    for warning in logged(caplog, "WARNING"):  # one for each page
+        found = re.fullmatch(
+            r"The details of these customers cannot be had, and come when they change "
+            r"again: ([\d, ]+)\. The first answer: Homele has no such customer \(404, "
+            r"'Not Found\.', GET /api/v2/crm/customers/\d+\)\.",
+            warning,
+        )
+        assert found
+        named += map(int, found[1].split(", "))
+    assert sorted(named) == gone
     assert not is_open(output)
 
 
@@ -453,11 +453,12 @@ def test_none_of_five_is_an_error_and_none_of_four_is_not(
     if count == 4:
         second = read(sandbox, state=first.state)
         assert not is_open(second)
-        (warning,) = logged(caplog, "WARNING")
-        assert all(str(customer_id) in warning for customer_id in changed)
+        # A line for each page.
+        said = " ".join(logged(caplog, "WARNING"))
+        assert all(str(customer_id) in said for customer_id in changed)
         return
     failed = Output([])
-    with pytest.raises(FatalAPIError, match="the details of none of 5 customers"):
+    with pytest.raises(FatalAPIError, match="the details of none of 5 customers, one"):
         read(sandbox, state=first.state, output=failed)
     # Nothing is lost: they are asked for again.
     sandbox.detail_faults.clear()
@@ -491,6 +492,39 @@ def test_what_is_not_about_one_customer_is_an_error_and_nothing_is_lost(
     assert len(ids(output)) + len(ids(again)) <= 150 + PAGE
 
 
+def test_a_firewall_that_begins_to_block_loses_nothing(serve: Serve) -> None:
+    """In the middle of the details of a page, and then the list, too."""
+    sandbox = serve(250)
+    blocked = faults.html(403)
+    sandbox.meanwhile_detail = lambda: (
+        sandbox.detail_faults.update(dict.fromkeys(sandbox.customers, blocked))
+        if len(sandbox.requests) == 52
+        else None
+    )
+    output = Output([])
+
+    with pytest.raises(FatalAPIError, match="of none of 50 customers, one after"):
+        read(sandbox, output=output)
+
+    sandbox.meanwhile_detail = None
+    sandbox.detail_faults.clear()
+    again = read(sandbox, state=output.state if output.states else None)
+    assert set(ids(output)) | set(ids(again)) == set(sandbox.customers)
+
+
+def test_a_missing_detail_is_named_also_if_the_run_is_killed(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox = serve(250)
+    listed = [r["id"] for r in sync(sandbox).records]
+    not_found(sandbox, [listed[40]])
+
+    read(sandbox, kill_after=250)
+
+    (said,) = [line for line in logged(caplog, "WARNING") if "cannot be had" in line]
+    assert str(listed[40]) in said
+
+
 def not_found(sandbox: Sandbox, customer_ids: list[int]) -> None:
     for customer_id in customer_ids:
         sandbox.detail_faults[customer_id] = faults.refused(404, "Not Found.")
@@ -502,7 +536,7 @@ def test_no_details_at_all_is_an_error(serve: Serve) -> None:
     state = None
     for _ in range(3):
         output = Output([])
-        with pytest.raises(FatalAPIError, match="the details of none of 100 customers"):
+        with pytest.raises(FatalAPIError, match="of none of 100 customers, one"):
             read(sandbox, state=state, output=output)
         state = output.states[-1] if output.states else None
 

@@ -275,6 +275,52 @@ def test_a_cursor_that_drops_whoever_shares_a_second(company: Company) -> None:
     assert failed_scans(next_run(company)) == 2
 
 
+def test_what_was_hidden_is_sent_again_after_a_resumed_scan(company: Company) -> None:
+    """It was resumed by the cursor, which has shown none of the hidden customers."""
+    company.grow(1000, days=200)
+    hidden = company.add(5, company.now - 100 * DAY, active=False)[0]["id"]
+    company.run()
+    company.now += HOUR
+    company.sandbox.edit(hidden, name="Edited")
+    company.now += HOUR
+    company.sandbox.edit(500)
+    company.now += HOUR
+    company.run(kill_after=4)
+    company.run()
+    for _ in range(2):
+        next_run(company)
+
+    names = [
+        row["name"]
+        for output in company.outputs
+        for row in output.records
+        if row["id"] == hidden
+    ]
+    assert names[-1] == "Edited"
+
+
+@pytest.mark.parametrize("scan_by", ["auto", "cursor"])
+def test_an_import_while_the_list_is_read_and_a_new_customer(
+    honest: Company, scan_by: str
+) -> None:
+    """Of which the run sees the new one, who has the highest id, alone."""
+    honest.run(scan_by=scan_by)
+    honest.now += DAY
+
+    def lands() -> None:
+        if len(honest.sandbox.requests) == 11 and len(honest.sandbox.customers) == 1000:
+            honest.add(20, honest.now - 60 * DAY)
+            honest.add(1, honest.now)
+
+    honest.sandbox.meanwhile = lands
+    honest.run(scan_by=scan_by)
+    honest.sandbox.meanwhile = None
+    next_run(honest, scan_by=scan_by)
+
+    assert honest.is_complete
+    assert next_run(honest, scan_by=scan_by).ids == []
+
+
 class KilledError(BaseException):
     """The end of a run that nothing in it can catch."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.sandbox.customers import spell
+from tests.singer import catalog_of
 from tests.world import Company, full_table_of, is_window, warnings
 
 if TYPE_CHECKING:
@@ -162,3 +163,33 @@ def test_who_is_missed_by_the_one_reading_comes_with_the_next_run(
     busy.now += timedelta(hours=1)
 
     assert oldest["id"] in busy.run(scan_by="cursor").ids
+
+
+@pytest.mark.parametrize("column", ["last_activity_at", "updated_at", "created_at"])
+def test_a_column_that_the_tap_needs_can_be_left_out(
+    busy: Company, column: str
+) -> None:
+    """The SDK takes it out of a record when that is yielded."""
+    catalog = catalog_of()
+    catalog["customers"].metadata["properties", column].selected = False
+    options = {"catalog": catalog, "full_scan_every_hours": 24}
+    meanwhile(busy, lambda at: bulk_edit(busy) if at == 8 else None)
+    first = busy.run(**options)
+    assert {row["id"] for row in first.records} == set(range(1, 1501))
+    busy.now += timedelta(hours=1)
+    busy.sandbox.meanwhile = None
+    bulk_edit(busy)
+
+    quick = busy.run(**options)
+
+    assert sorted(quick.ids) == [*BULK]
+    assert pages(busy) <= 5
+    # The replication key is always selected.
+    is_there = column == "updated_at"
+    assert all((column in record) is is_there for record in quick.records)
+    # And where the cursor is left.
+    busy.now += timedelta(days=2)
+    busy.add(3, busy.now - timedelta(days=40), active=False)
+    busy.sandbox.drops_nulls = True
+    busy.run(**options)
+    assert busy.is_complete

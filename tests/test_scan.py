@@ -192,9 +192,13 @@ def test_the_head_is_read_again_until_it_takes_one_page(sandbox: Sandbox) -> Non
     output = full_table(sandbox, scan_by="cursor")
 
     assert set(output.ids) == set(sandbox.customers)
-    # The list, two pages of its head, and the first page once more.
+    # The list; its top with those who jumped, with the other one, and with nobody new;
+    # and its first page.
     again = ids(sandbox.urls)[1:].index("") + 1
-    assert [cursor == "" for cursor in ids(sandbox.urls)[again:]] == [True, False, True]
+    assert [cursor == "" for cursor in ids(sandbox.urls)[again:]] == [
+        *([True, False] * 3),
+        True,
+    ]
     assert output.ids[-1] == second["id"]
 
 
@@ -542,12 +546,6 @@ STALE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda state: open_scan(state)["position"].update(cursor=""),
         "it was on the first page",
     ),
-    "by created date, before its first page": (
-        lambda state: open_scan(state).update(
-            mode="created_date", started="", position={}
-        ),
-        "it was on the first page",
-    ),
 }
 UNREADABLE: dict[str, Callable[[dict[str, Any]], object]] = {
     "a start": lambda state: open_scan(state).update(started="then"),
@@ -762,7 +760,8 @@ def test_a_resumed_scan_whose_page_is_malformed_starts_anew(
     output = sync(sandbox, state=state)
 
     assert set(output.ids) == set(sandbox.customers)
-    assert ids(sandbox.urls)[6] == ""
+    # An empty end is asked for twice.
+    assert "" in ids(sandbox.urls)[6:8]
 
 
 def test_an_edit_between_the_runs_comes_also_if_the_page_looks_like_another(

@@ -171,3 +171,53 @@ def test_a_list_that_ends_and_goes_on_for_ever_is_an_error(honest: Company) -> N
 
     with pytest.raises(PageError, match="has come 10 times before"):
         honest.run()
+
+
+def test_a_full_window_that_ends_early_deletes_nobody(company: Company) -> None:
+    """More customers than a window was expected to have; the answer ends once."""
+    company.sandbox.drops_nulls = False
+    company.grow(1000, days=200)
+    company.add(180, company.now - 40 * DAY)
+    windows = iter(range(10**6))
+
+    def once_where_it_is_full(page: dict[str, Any]) -> None:
+        if page["meta"]["has_more"] and next(windows) in {1, 3, 5, 7}:
+            ends(page)
+
+    once(company, once_where_it_is_full, at=3, times=10**6)
+
+    output = full_table_of(company, scan_by="created_date")
+
+    assert sorted(output.ids) == [*range(1, 1181)] or not output.of("ACTIVATE_VERSION")
+    assert company.is_complete
+
+
+@pytest.mark.parametrize("scan_by", ["auto", "cursor"])
+def test_the_second_answer_says_nothing_of_the_order(
+    company: Company, caplog: pytest.LogCaptureFixture, scan_by: str
+) -> None:
+    """Somebody is called, and somebody edited, between the two."""
+    company.sandbox.drops_nulls = False
+    company.grow(60, days=30)
+    company.run(scan_by=scan_by)
+    company.now += DAY
+
+    def call() -> None:
+        if len(company.sandbox.requests) == 2:
+            company.sandbox.change(5, last_activity_at=company.sandbox.now())
+            company.sandbox.edit(20)
+
+    company.sandbox.meanwhile = call
+
+    output = company.run(scan_by=scan_by)
+
+    assert sorted(output.ids) == [5, 20]
+    assert warnings(caplog) == []
+    assert saved(output)["traits"]["is_sorted"]
+
+
+def test_an_empty_answer_on_the_first_page_of_a_resumed_run(honest: Company) -> None:
+    honest.run(kill_after=1 + 4 * 101 + 50)
+    once(honest, is_empty, at=1)
+
+    assert len(honest.run().ids) == 600

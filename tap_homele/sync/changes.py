@@ -88,9 +88,11 @@ class Progress:
         cap, rows = self.cap, page.records
         times = [t for r in rows for t in (r["updated_at"], r["last_activity_at"])]
         self.newest = max([self.newest, *(t for t in times if t and t <= cap)])
-        if self.plan.kind != RESUMED:
-            # A customer that came after the interruption may be on a page before it.
-            self.max_id = max([self.max_id, *(row["id"] for row in rows)])
+        if self.plan.kind != RESUMED and not page.is_late:
+            # Who came since the scan began says nothing of others with lower ids: those
+            # may be on a page that was read already.
+            before = [row["id"] for row in rows if (row["created_at"] or "") < cap]
+            self.max_id = max([self.max_id, *before])
         self.rows_read += len(rows)
         self.rows_sent += len(sent)
         if self.is_full_scan_of_changes:

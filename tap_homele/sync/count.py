@@ -6,13 +6,16 @@ half of its customers looks like half of them deleted.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tap_homele.sync.plan import FULL, Plan
-from tap_homele.sync.values import Doubt, Learned, Note, Total
+from tap_homele.sync.values import Doubt, Learned, Note
 
 # So many more customers than before, up to the highest id of before, are not by chance.
 FEW = 20
+
+# Ids are counted in so many parts, so that it takes little memory.
+PARTS = 16
 
 
 def counted(
@@ -28,38 +31,36 @@ def counted(
         in_doubt: A customer may be missing: then a smaller number says nothing.
 
     Yields:
-        What the difference means, and what was learned, with the number.
+        What the difference means, and what was learned.
     """
-    last, ids = plan.saved.total, learned.ids
-    if plan.kind != FULL:
-        yield learned._replace(total=last)
+    last = plan.saved.total
+    if plan.kind != FULL or last.customers is None:
+        yield learned
         return
-    total = Total(len(ids), max(ids, default=0))
-    resends_next = False
-    if last.customers is not None:
-        known = sum(id_ <= last.max_id for id_ in ids)
-        if known > last.customers + FEW:
-            # Customers that moved down while the list was read came twice.
-            known = len({id_ for id_ in ids if id_ <= last.max_id})
-        if known > last.customers + FEW and not plan.settings.has_filters:
-            resends_next = plan.since > plan.settings.start_date
-            yield Note(
-                f"{known - last.customers:,} customers can be seen that could not be "
-                "when the last full scan ran, although they are not new: the token may "
-                "see more now, or the list was short then. "
-                + (
-                    "The next run sends all customers."
-                    if resends_next
-                    else "All were sent."
-                ),
-                logging.WARNING,
-            )
-        if known * 2 < last.customers and not in_doubt:
-            yield Doubt(
-                f"Of {last.customers:,} customers that the last full scan has seen, "
-                f"{known:,} are left: deletes wait until the next full scan agrees.",
-                logging.WARNING if plan.settings.announces_deletes else logging.INFO,
-            )
-        if in_doubt and known < last.customers:
-            total = last
-    yield learned._replace(total=total, resends_next=resends_next)
+    known = count_once(id_ for id_ in learned.ids if id_ <= last.max_id)
+    more = known - last.customers
+    sent_all = plan.since <= plan.settings.start_date
+    resends_next = more > FEW and not plan.settings.has_filters and not sent_all
+    if resends_next:
+        yield Note(
+            f"{more:,} customers can be seen that could not be when the last full scan "
+            "ran, although they are not new: the token may see more now, or the list "
+            "was short then. The next run sends all customers.",
+            logging.WARNING,
+        )
+    if known * 2 < last.customers and not in_doubt:
+        yield Doubt(
+            f"Of {last.customers:,} customers that the last full scan has seen, "
+            f"{known:,} are left: deletes wait until the next full scan agrees.",
+            logging.WARNING if plan.settings.announces_deletes else logging.INFO,
+        )
+    counts = more >= 0 or not in_doubt
+    yield learned._replace(counts=counts, resends_next=resends_next)
+
+
+def count_once(ids: Iterable[int]) -> int:
+    """Count ids, each once: who moves down while the list is read comes twice."""
+    parts: list[list[int]] = [[] for _ in range(PARTS)]
+    for id_ in ids:
+        parts[id_ % PARTS].append(id_)
+    return sum(len(set(part)) for part in parts)

@@ -252,7 +252,7 @@ def windows(
     while last >= bounds.first:
         end = min(last, top)
         first = max(bounds.first, end - length + 1)
-        pages = window_pages(fetch, bounds.query(first, last))
+        pages = window_pages(fetch, bounds.query(first, last), most)
         page = next(pages)
         check_created(page, first, last)
         days = end - first + 1
@@ -278,15 +278,25 @@ def windows(
             length = last + 1 if last < oldest else longest
 
 
-def window_pages(fetch: Fetch, query: Query) -> Iterator[Page]:
-    """Yield the pages of a window. It is asked for twice if it is empty."""
-    pages = fetch(query)
-    page = next(pages)
-    if not page.records:
-        pages = fetch(query)
-        page = next(pages)
-    yield page
-    yield from pages
+def window_pages(
+    fetch: Fetch, query: Query, most: int = MAX_PAGE_SIZE
+) -> Iterator[Page]:
+    """Yield the pages of a window.
+
+    One that ends it, and is empty or full, is asked for twice: it may end so once.
+
+    Args:
+        fetch: Sends a query.
+        query: For the window.
+        most: How many customers a page has at most.
+    """
+    cursor = query.cursor
+    for page in fetch(query):
+        if page.next_cursor or 0 < len(page.records) < most:
+            yield page
+            cursor = page.next_cursor
+        else:
+            yield from fetch(query._replace(cursor=cursor))
 
 
 def check_created(page: Page, first: int, last: int) -> None:

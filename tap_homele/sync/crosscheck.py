@@ -123,7 +123,7 @@ def compare(
                 yield from _crowded(window, plan, walk, traits)
                 is_crowded = True
             came += ids
-            yield Page(missing, page.at)
+            yield Page(missing, page.at, is_late=True)
     except NoRequestsLeftError:
         down_to = found.comparison.compared_down_to
         if down_to and not found.comparison.is_complete:

@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterator
 from tap_homele.errors import CursorError, OutageError, PageError, ServerError
 from tap_homele.records import Record
 from tap_homele.sync.plan import RESUMED, Plan, from_top_instead
-from tap_homele.sync.times import COMMIT_LAG, DAY, OVERLAP, earlier, to_second
+from tap_homele.sync.times import DAY, OVERLAP, earlier, to_second
 from tap_homele.sync.values import (
     Doubt,
     Fetch,
@@ -114,8 +114,9 @@ class Walk:
         active = [at for row in page.records if (at := row["last_activity_at"])]
         # The list may be sorted by parts of a second that the API does not write.
         seconds = [to_second(at) for at in (self.last_activity, *active) if at]
-        self.is_sorted &= seconds == sorted(seconds, reverse=True)
-        self.last_activity = active[-1] if active else self.last_activity
+        if not page.is_late:
+            self.is_sorted &= seconds == sorted(seconds, reverse=True)
+            self.last_activity = active[-1] if active else self.last_activity
         self.activities.add(page)
         self.recent |= times_of(page.active_since(self.top))
 
@@ -192,6 +193,8 @@ def _from_position(fetch: Fetch, plan: Plan) -> Iterator[Page | Plan]:
         page, reason = None, "the list ended there"
         try:
             page = next(pages)
+            if not page.records and not page.next_cursor:
+                page = next(pages)  # it may be so once
         except OutageError:
             raise
         except PageError as error:
@@ -220,9 +223,11 @@ def follow(fetch: Fetch, query: Query) -> Iterator[Page]:
         try:
             for page in fetch(query):
                 new, cursor = without_seen(page, seen), page.next_cursor
+                is_again = bool(seen)
                 # Now: whoever takes the page may change its records.
                 seen = {} if cursor else times_of(page.records)
-                yield new._replace(resume_at=Position(cursor) if cursor else None)
+                resume_at = Position(cursor) if cursor else None
+                yield new._replace(resume_at=resume_at, is_late=is_again)
                 has_failed = False
                 if cursor:
                     query, has_ended = query._replace(cursor=cursor), False
@@ -260,7 +265,8 @@ def _moved(fetch: Fetch, plan: Plan, walk: Walk) -> Iterator[Page | Doubt]:
     for _ in range(MAX_READINGS if is_closed else 1):
         page_count, news, began = 0, 0, ""
         for page in read_top(fetch, until):
-            moved = page._replace(records=page.active_since(since))
+            active = page.active_since(since)
+            moved = page._replace(records=active, is_late=True)
             moved = without_seen(moved, seen)
             page_count, news = page_count + 1, news + len(moved.records)
             seen, began = seen | times_of(moved.records), began or page.at
@@ -269,7 +275,7 @@ def _moved(fetch: Fetch, plan: Plan, walk: Walk) -> Iterator[Page | Doubt]:
             break
         # Who jumped while the pages after the first one were read is on the first now.
         is_quiet = not news
-        until = began if is_quiet else earlier(began, COMMIT_LAG)
+        until = began if is_quiet else since
     else:
         if is_closed:
             yield Doubt(RESTLESS)

@@ -13,10 +13,6 @@ import msgspec
 # what was written shortly before a scan may be missing from it. Clocks differ by less.
 OVERLAP = timedelta(minutes=5)
 
-# Activities become visible when their transaction commits, shortly after the time they
-# carry.
-COMMIT_LAG = timedelta(minutes=1)
-
 SECOND = timedelta(seconds=1)
 DAY = timedelta(days=1)
 

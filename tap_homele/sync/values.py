@@ -39,13 +39,16 @@ class Page(t.NamedTuple):
         records: The customers, as records that fit the schema.
         at: The server's clock when it answered, ISO 8601 UTC.
         next_cursor: Where the list goes on; None: it ends here.
-        resume_at: Where a run can resume after this page; None: where it could before.
+        resume_at: Where a run can resume after this page; None: as before it.
+        is_late: The list may have moved since it was read: the page has no place in its
+            order, and others like those on it may have been passed by.
     """
 
     records: list[Record]
     at: str
     next_cursor: str | None = None
     resume_at: Position | None = None
+    is_late: bool = False
 
     def active_since(self, since: str) -> list[Record]:
         """Return the customers with an activity at or after a time, or planned."""
@@ -190,12 +193,12 @@ class Learned(t.NamedTuple):
         ids: The ids that have come.
         traits: What is known of the list now.
         comparison: How far created dates are compared now.
-        total: How many customers it has.
+        counts: The number of ids says how many customers there are.
         resends_next: The next run sends all customers.
     """
 
     ids: "array[int]"
     traits: Traits
     comparison: Comparison
-    total: Total = Total()
+    counts: bool = True
     resends_next: bool = False
