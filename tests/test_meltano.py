@@ -334,7 +334,7 @@ def test_interrupted_and_refreshed(project: Path, serve: Serve, warehouse: str) 
     assert result.returncode == 0, result.stdout
     assert "Resuming the interrupted scan of" in result.stdout
     assert sandbox.urls[6] == asked[5]
-    assert len(pages(sandbox)) == 6 + 5 + 1
+    assert len(pages(sandbox)) == 6 + 5 + 2
     assert table(warehouse, "tap_homele") == in_utc(sandbox)
 
     # Meltano keeps the bookmark of before beside the checkpoint of a full refresh that
@@ -342,12 +342,13 @@ def test_interrupted_and_refreshed(project: Path, serve: Serve, warehouse: str) 
     run_and_kill_at(4, "--full-refresh")
     state = state_of(project)
     assert state["replication_key_value"] > ""
-    assert state["scan"][0]["bookmark"] == ""
+    assert state["saved"]["open_scan"]["bookmark"] == ""
+    assert state["saved"]["open_scan"]["position"]["cursor"]
     asked = list(sandbox.urls)
     result = meltano(project, "run", *PIPELINE)
     assert result.returncode == 0, result.stdout
     assert sandbox.urls[4] == asked[3]
-    assert len(pages(sandbox)) == 4 + 7 + 1
+    assert len(pages(sandbox)) == 4 + 7 + 2
     assert table(warehouse, "tap_homele") == in_utc(sandbox)
 
     # And it merges the state of one that ends well into that of the run before, which
@@ -356,10 +357,10 @@ def test_interrupted_and_refreshed(project: Path, serve: Serve, warehouse: str) 
     for row in latest:
         sandbox.edit(row["id"], address="Gulan Street 7")
     run_and_kill_at(4)
-    assert state_of(project)["scan"]
+    assert state_of(project)["saved"]["open_scan"]["list_id"]
     refreshed = meltano(project, "run", "--full-refresh", *PIPELINE)
     assert refreshed.returncode == 0, refreshed.stdout
-    assert state_of(project)["scan"] == []
+    assert not state_of(project)["saved"]["open_scan"]["list_id"]
     sandbox.requests.clear()
     for row in latest:
         sandbox.edit(row["id"], address="Gulan Street 9")
@@ -368,17 +369,12 @@ def test_interrupted_and_refreshed(project: Path, serve: Serve, warehouse: str) 
 
     assert result.returncode == 0, result.stdout
     assert sandbox.urls[0] == "/customers?per_page=100"
-    # The list, its head again, and what was created since.
-    assert len(sandbox.urls) == 10 + 1 + 1
+    # The list, its end and its top again.
+    assert len(pages(sandbox)) == 10 + 1 + 1
     state = state_of(project)
-    assert state.pop("scan") == []
-    assert state.pop("scan_by") is None
-    assert state.pop("highest_id") == max(sandbox.customers)
-    assert set(state) == {
-        *("replication_key", "replication_key_value", "fingerprint"),
-        *("compared_until", "undated", "margins", "cross_check"),
-        *("full_scan", "covered_until", "covered_id"),
-    }
+    assert set(state) == {"replication_key", "replication_key_value", "saved"}
+    assert not state["saved"]["open_scan"]["list_id"]
+    assert state["saved"]["last_full_scan"]["max_id"] == max(sandbox.customers)
     assert table(warehouse, "tap_homele") == in_utc(sandbox)
 
 
