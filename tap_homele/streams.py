@@ -116,7 +116,8 @@ class CustomersStream(HomeleStream):
                 sent = changed(step, progress.plan)
                 progress.add(step, sent)
                 # Before the SDK gets the records: it removes deselected columns.
-                customer_ids = [r["id"] for r in sent if passes(r, self.stream_maps[0])]
+                to = self.stream_maps[0]
+                customer_ids = [r["id"] for r in sent if details and passes(r, to)]
                 yield from sent
                 if details and customer_ids:
                     # One sync for a page, so one SCHEMA and one STATE.
