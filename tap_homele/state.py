@@ -169,7 +169,7 @@ def _total_after(progress: Progress, learned: Learned) -> Total:
     """Return how many customers a list has, up to the highest id of a full scan."""
     if progress.plan.kind != FULL or not learned.counts:
         return progress.plan.saved.total
-    known = [id_ for id_ in learned.ids if id_ <= progress.max_id]
+    known = (id_ for id_ in learned.ids if id_ <= progress.max_id)
     return Total(count_once(known), progress.max_id)
 
 

@@ -9,8 +9,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -531,3 +533,46 @@ def test_as_a_command_it_ends_with_a_sentence_and_1(
     assert sentence in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert parse(result.stdout).records == []
+
+
+class KeptOpen(BaseHTTPRequestHandler):
+    """Answers without closing the connection, with and without a length."""
+
+    protocol_version = "HTTP/1.1"
+    body = b"x" * 100_000
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        if self.path == "/chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            size = f"{len(self.body):x}".encode()
+            self.wfile.write(size + b"\r\n" + self.body + b"\r\n0\r\n\r\n")
+        else:
+            self.send_header("Content-Length", str(len(self.body)))
+            self.end_headers()
+            self.wfile.write(self.body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_all_requests_use_one_connection() -> None:
+    """Over https a new one costs a handshake."""
+    ports: set[int] = set()
+
+    class Noted(KeptOpen):
+        def do_GET(self) -> None:
+            ports.add(self.client_address[1])
+            super().do_GET()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Noted) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with http.Session() as session:
+            for path in ("/", "/chunked", "/chunked", "/"):
+                url = f"http://127.0.0.1:{server.server_port}{path}"
+                request = requests.Request("GET", url).prepare()
+                assert session.send(request, timeout=5).content == KeptOpen.body
+        server.shutdown()
+
+    assert len(ports) == 1

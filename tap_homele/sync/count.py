@@ -6,6 +6,7 @@ half of its customers looks like half of them deleted.
 """
 
 import logging
+from array import array
 from collections.abc import Iterable, Iterator
 
 from tap_homele.sync.plan import FULL, Plan
@@ -60,7 +61,7 @@ def counted(
 
 def count_once(ids: Iterable[int]) -> int:
     """Count ids, each once: who moves down while the list is read comes twice."""
-    parts: list[list[int]] = [[] for _ in range(PARTS)]
+    parts = [array("q") for _ in range(PARTS)]
     for id_ in ids:
         parts[id_ % PARTS].append(id_)
     return sum(len(set(part)) for part in parts)
