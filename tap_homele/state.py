@@ -188,10 +188,7 @@ def write(state: State, saved: Saved, progress: Progress) -> None:
         return
     # Without markers the SDK warns that it cannot resume.
     markers = state.setdefault("progress_markers", {})
-    if progress.started and progress.next_bookmark:
+    if progress.started and (bookmark := progress.next_bookmark):
         # What the SDK makes the bookmark of.
-        state["replication_key_signpost"] = progress.next_bookmark
-        markers |= {
-            "replication_key": "updated_at",
-            "replication_key_value": progress.next_bookmark,
-        }
+        state["replication_key_signpost"] = bookmark
+        markers |= {"replication_key": "updated_at", "replication_key_value": bookmark}

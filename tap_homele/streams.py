@@ -116,8 +116,8 @@ class CustomersStream(HomeleStream):
                 sent = changed(step, progress.plan)
                 progress.add(step, sent)
                 # Before the SDK gets the records: it removes deselected columns.
-                to = self.stream_maps[0]
-                customer_ids = [r["id"] for r in sent if details and passes(r, to)]
+                to, wanted = self.stream_maps[0], sent if details else []
+                customer_ids = [row["id"] for row in wanted if passes(row, to)]
                 yield from sent
                 if details and customer_ids:
                     # One sync for a page, so one SCHEMA and one STATE.
@@ -126,7 +126,7 @@ class CustomersStream(HomeleStream):
                     progress.reach(step)
                 self._save(progress, is_page=True)
             elif isinstance(step, Plan):
-                progress.follow(step)
+                progress.change_plan(step)
                 self._log(*step.notes)
                 self._save(progress)
             elif isinstance(step, Learned):
@@ -196,9 +196,10 @@ class CustomersStream(HomeleStream):
         this_list = state.list_id(*asked, token=self.config["auth_token"])
         begun = self.get_context_state(None)
         saved, bookmark = state.read(begun, this_list, state.list_id(*asked))
-        is_incremental = self.replication_method == "INCREMENTAL"
-        settings = settings_of(self.config, this_list, is_incremental=is_incremental)
-        settings = settings._replace(announces_deletes=self.announces_deletes)
+        settings = settings_of(self.config, this_list)._replace(
+            is_incremental=self.replication_method == "INCREMENTAL",
+            announces_deletes=self.announces_deletes,
+        )
         now = records.utc_now().isoformat(timespec="seconds")
         plan = make_plan(saved, bookmark, settings, now)
         self._log(*plan.notes)
@@ -262,20 +263,16 @@ def passes(record: records.Record, to: StreamMap) -> bool:
     return isinstance(to, RemoveRecordTransform) or to.get_filter_result(record)
 
 
-def settings_of(
-    settings: t.Mapping[str, t.Any], list_id: str, *, is_incremental: bool
-) -> Settings:
-    """Return what decides how the list is read."""
-    start_date = settings.get("start_date") if is_incremental else None
+def settings_of(settings: t.Mapping[str, t.Any], list_id: str) -> Settings:
+    """Return what the user has set that decides how the list is read."""
     hours = settings.get("full_scan_every_hours") or 0
     return Settings(
         list_id=list_id,
         scan_by=settings["scan_by"],
-        start_date=records.utc(start_date) or "",
+        start_date=records.utc(settings.get("start_date")) or "",
         created_from=config.to_date(settings.get("filter_created_from")),
         created_to=config.to_date(settings.get("filter_created_to")),
         has_filters=any(config.filters_of(settings).values()),
-        is_incremental=is_incremental,
         full_scan_every=timedelta(hours=hours),
     )
 

@@ -69,10 +69,10 @@ class Progress:
             position=before.position,
         )
 
-    def follow(self, plan: Plan) -> None:
-        """Go on with another plan; what raised doubts before does not matter any more.
+    def change_plan(self, plan: Plan) -> None:
+        """Go on with another plan. What raised doubts before does not matter any more.
 
-        Nobody is read twice where the plan goes on from here.
+        The counts are kept if the plan does not read customers again.
         """
         self.plan, self.position = plan, Position()
         self.doubts = []

@@ -165,7 +165,7 @@ def _all_windows(
     fetch: Fetch, plan: Plan, traits: Traits, hint: Hint | None
 ) -> Iterator[Page | Doubt | Traits]:
     """Yield the pages of all windows, and at last what is known of the list."""
-    page = first_page(fetch, Query())
+    page = first_page(fetch)
     if page.next_cursor is None:
         yield page
         return
@@ -221,10 +221,10 @@ def _all_windows(
     yield replace(traits, holds_days=activities.hold_days(plan))
 
 
-def first_page(fetch: Fetch, query: Query) -> Page:
-    """Return the first page of a query. If the list ends with it, it is asked twice."""
-    page = next(fetch(query))
-    return next(fetch(query)) if page.next_cursor is None else page
+def first_page(fetch: Fetch) -> Page:
+    """Return the first page of the list. If that is all, it is asked for twice."""
+    page = next(fetch(Query()))
+    return next(fetch(Query())) if page.next_cursor is None else page
 
 
 def windows(
@@ -290,7 +290,7 @@ def window_pages(
         query: For the window.
         most: How many customers a page has at most.
     """
-    cursor = query.cursor
+    cursor = None
     for page in fetch(query):
         if page.next_cursor or 0 < len(page.records) < most:
             yield page

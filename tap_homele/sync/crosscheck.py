@@ -89,7 +89,7 @@ def cross_checked(
     if not found.skipped:
         yield Learned(ids, found.traits, found.comparison)
         return
-    hid_some = found.skipped != FAILING
+    hid_some = walk.failed is None
     plan = by_created_date_instead(plan, found.skipped, hid_some=hid_some)
     yield plan
     came = () if plan.reads_anew else ids
@@ -181,10 +181,8 @@ def _to_compare(
     if start and start != lowest:
         for window in created.windows(fetch, bounds, lowest, hint):
             down_to = created.day_of(window.first)
-            yield (
-                window,
-                Compared(replace(comparison, compared_down_to=down_to), traits),
-            )
+            so_far = replace(comparison, compared_down_to=down_to)
+            yield window, Compared(so_far, traits)
             if down_to <= start:
                 break
     yield None, Compared(comparison, traits)

@@ -13,6 +13,8 @@ from array import array
 from collections import Counter
 from collections.abc import Generator, Iterator
 
+from msgspec.structs import replace
+
 from tap_homele.errors import CursorError, OutageError, PageError, ServerError
 from tap_homele.records import Record
 from tap_homele.sync.plan import RESUMED, Plan, from_top_instead
@@ -59,8 +61,7 @@ class Activities:
     def add(self, page: Page) -> None:
         """Take note of a page."""
         if len(self._times) <= 1:
-            active = [at for row in page.records if (at := row["last_activity_at"])]
-            self._times.update([at[len("2026-02-15") :] for at in active])
+            self._times.update([at[len("2026-02-15") :] for at in page.activities])
 
     @property
     def are_days(self) -> bool:
@@ -111,7 +112,7 @@ class Walk:
         created = [row["created_at"] for row in page.records]
         self.days.update([at[:10] for at in created if at])
         self.has_undated |= not all(created)
-        active = [at for row in page.records if (at := row["last_activity_at"])]
+        active = page.activities
         # The list may be sorted by parts of a second that the API does not write.
         seconds = [to_second(at) for at in (self.last_activity, *active) if at]
         if not page.is_late:
@@ -131,13 +132,12 @@ class Walk:
     def traits(self, plan: Plan) -> Traits:
         """Return what is known of the list after it, and was known before."""
         known = plan.saved.traits
-        return Traits(
+        return replace(
+            known,
             # A resumed scan, or one that left, has not seen the whole order.
             is_sorted=self.is_sorted and plan.kind != RESUMED and not self.failed,
             holds_days=self.activities.hold_days(plan),
             has_undated=known.has_undated or self.has_undated,
-            has_crowded_day=known.has_crowded_day,
-            overlap=known.overlap,
         )
 
 
@@ -288,7 +288,7 @@ def read_top(fetch: Fetch, since: str) -> Iterator[Page]:
     another date.
     """
     for page in follow(fetch, Query()):
-        active = [at for row in page.records if (at := row["last_activity_at"])]
+        active = page.activities
         yield page._replace(resume_at=None)  # whoever takes it may change its records
         if any(at < since for at in active):
             return

@@ -24,7 +24,7 @@ def quick(fetch: Fetch, plan: Plan) -> Iterator[Page | Doubt | Learned]:
     """Yield the pages of a quick run.
 
     Raises:
-        PageError: If a page cannot be read, or has others.
+        PageError: If a page cannot be read, or holds customers of other days.
     """
     seen, traits = Seen(), plan.saved.traits
     for step in itertools.chain(read_top(fetch, plan.since), _new(fetch, plan)):

@@ -50,6 +50,11 @@ class Page(t.NamedTuple):
     resume_at: Position | None = None
     is_late: bool = False
 
+    @property
+    def activities(self) -> list[str]:
+        """The last activities that are known."""
+        return [at for row in self.records if (at := row["last_activity_at"])]
+
     def active_since(self, since: str) -> list[Record]:
         """Return the customers with an activity at or after a time, or planned."""
         return [r for r in self.records if (r["last_activity_at"] or "") >= since]
@@ -148,7 +153,8 @@ class CursorTrust(msgspec.Struct, frozen=True):
 
     Attributes:
         failed_scans: How many full scans in a row had to leave it.
-        sent_by_date: All that the list by created date has were sent since then.
+        sent_by_date: The last full scan read by created date, and all customers that it
+            has read were sent, by that scan or before.
     """
 
     failed_scans: int = 0
