@@ -9,7 +9,7 @@ import pytest
 
 from tests.sandbox.customers import spell
 from tests.singer import stream_state
-from tests.world import DAY, Company
+from tests.world import DAY, Company, holds_days
 
 if TYPE_CHECKING:
     from tests.singer import Output
@@ -119,10 +119,7 @@ def test_a_list_of_days_is_compared_from_the_day_before(
     sandbox = company.sandbox
     sandbox.drops_nulls = False
     company.grow(300, days=100)
-    sandbox.render = lambda row: (
-        row | {"last_activity_at": row["last_activity_at"][:10] + midnight}
-    )
-    sandbox.key = lambda row: (row["last_activity_at"][:10], row["id"])
+    holds_days(sandbox, midnight)
     company.run()
     company.now += HOUR
     sandbox.edit(250)

@@ -30,6 +30,7 @@ from tests.world import (
     days_of,
     full_table,
     full_table_of,
+    holds_days,
     is_complete,
     is_window,
     sorts_nulls,
@@ -868,10 +869,7 @@ def test_a_list_of_days_announces_no_deletes(company: Company, midnight: str) ->
     sandbox = company.sandbox
     sandbox.drops_nulls = False
     company.grow(1500, days=300)
-    sandbox.render = lambda row: (
-        row | {"last_activity_at": row["last_activity_at"][:10] + midnight}
-    )
-    sandbox.key = lambda row: (row["last_activity_at"][:10], row["id"])
+    holds_days(sandbox, midnight)
     sandbox.meanwhile = lambda: [
         sandbox.change(id_, last_activity_at=sandbox.now())
         for id_ in range(1, 11)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tap_homele import config, state
 from tests.sandbox.server import Token
 from tests.singer import saved
 from tests.world import DAY, Company, full_table_of, warnings
@@ -100,8 +101,6 @@ def test_the_token_does_not_stand_in_the_state(honest: Company) -> None:
 def test_a_state_of_an_older_version_counts_as_this_list(
     honest: Company, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from tap_homele import config, state  # noqa: PLC0415
-
     digest = state.list_id(honest.sandbox.api_url, config.filters_of({}), {})
     old = {
         "replication_key": "updated_at",
@@ -130,8 +129,6 @@ def test_a_state_of_an_older_version_counts_as_this_list(
 def test_the_mode_of_an_older_version_is_kept(
     honest: Company, mode: str | None
 ) -> None:
-    from tap_homele import config, state  # noqa: PLC0415
-
     digest = state.list_id(honest.sandbox.api_url, config.filters_of({}), {})
     old = {
         "replication_key_value": "2026-02-28T00:00:00+00:00",

@@ -71,6 +71,14 @@ def sorts_nulls(sandbox: Sandbox, nulls: str) -> None:
     sandbox.key = lambda row: (row["last_activity_at"] or nulls, row["id"])
 
 
+def holds_days(sandbox: Sandbox, midnight: str) -> None:
+    """Sort the list by days, and write a day as its midnight in some zone."""
+    sandbox.render = lambda row: (
+        row | {"last_activity_at": row["last_activity_at"][:10] + midnight}
+    )
+    sandbox.key = lambda row: (row["last_activity_at"][:10], row["id"])
+
+
 class Company:
     """A company whose customers all have an activity, and a server with a clock.
 
