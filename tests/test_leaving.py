@@ -300,17 +300,24 @@ def test_what_was_hidden_is_sent_again_after_a_resumed_scan(company: Company) ->
 
 
 @pytest.mark.parametrize("scan_by", ["auto", "cursor"])
-def test_an_import_while_the_list_is_read_and_a_new_customer(
-    honest: Company, scan_by: str
+@pytest.mark.parametrize(("request_", "is_called"), [(11, True), (6, False)])
+def test_an_import_of_which_a_run_sees_the_highest_id_alone(
+    honest: Company, scan_by: str, request_: int, *, is_called: bool
 ) -> None:
-    """Of which the run sees the new one, who has the highest id, alone."""
+    """It was called, and is on top; or it is new and uncalled, and at the end."""
     honest.run(scan_by=scan_by)
     honest.now += DAY
 
     def lands() -> None:
-        if len(honest.sandbox.requests) == 11 and len(honest.sandbox.customers) == 1000:
-            honest.add(20, honest.now - 60 * DAY)
-            honest.add(1, honest.now)
+        is_there = len(honest.sandbox.customers) > 1000
+        if len(honest.sandbox.requests) == request_ and not is_there:
+            # On pages that were read already.
+            honest.add(20, honest.now - 20 * DAY)
+            if is_called:
+                now = honest.sandbox.now()
+                honest.add(1, honest.now - 20 * DAY, last_activity_at=now)
+            else:
+                honest.add(1, honest.now, active=False)
 
     honest.sandbox.meanwhile = lands
     honest.run(scan_by=scan_by)

@@ -259,6 +259,26 @@ def test_deletes_of_more_than_half_wait_for_the_second_full_scan(
     assert bool(warnings(caplog)) is (count == 600)
 
 
+@pytest.mark.parametrize("version", ["new token", "0.1.0"])
+def test_customers_without_a_created_date_are_not_forgotten(
+    honest: Company, version: str
+) -> None:
+    """No window holds them, so by created date they would be taken for deleted."""
+    honest.sandbox.change(5, created_at=None)
+    options: dict[str, Any] = {"scan_by": "created_date"}
+    if version == "0.1.0":
+        options["state"] = {"bookmarks": {"customers": {"undated": True}}}
+    else:
+        full_table_of(honest, scan_by="cursor")
+        honest.sandbox.tokens[OTHER_TOKEN] = Token()
+        options["auth_token"] = OTHER_TOKEN
+
+    output = full_table_of(honest, **options)
+
+    assert 5 not in output.ids
+    assert output.of("ACTIVATE_VERSION") == []
+
+
 def test_quick_runs_between_change_nothing(
     honest: Company, caplog: pytest.LogCaptureFixture
 ) -> None:

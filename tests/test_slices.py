@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tap_homele.errors import OutageError
+from tests.sandbox import faults
 from tests.singer import catalog_of, is_open, open_scan, saved
 from tests.world import DAY, Company, is_complete
 
@@ -70,3 +72,21 @@ def test_a_full_table_over_an_open_incremental_scan(
     else:
         assert len(last.ids) == 600
         assert is_complete(company.sandbox, first, last)
+
+
+def test_an_outage_on_the_first_page_of_a_resumed_run_costs_no_progress(
+    company: Company,
+) -> None:
+    """Although the list without a cursor would answer afterwards."""
+    company.sandbox.drops_nulls = False
+    company.grow(1000, days=400)
+    killed = company.run(kill_after=1 + 4 * 101 + 30)
+    company.sandbox.fail(faults.refused(503, "Down"), times=8)
+
+    with pytest.raises(OutageError):
+        company.run()
+    # The failed run has left no state.
+    resumed = company.run()
+
+    assert len(resumed.ids) == 600
+    assert confirmed(killed) | set(resumed.ids) == set(company.sandbox.customers)
