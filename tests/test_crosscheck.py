@@ -41,6 +41,8 @@ from tests.world import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flask import Response
+
     from tests.conftest import Serve
 
 # Whether the filters include their own day at the start, and at the end.
@@ -331,6 +333,25 @@ def test_a_small_account_is_compared_completely_in_each_run(
     company.run()
 
     assert company.is_complete
+
+
+@pytest.mark.parametrize(("limit", "is_complete"), [("20", True), ("30", False)])
+def test_a_limit_that_is_none_of_a_minute_says_nothing(
+    company: Company, limit: str, *, is_complete: bool
+) -> None:
+    """With two limits, the headers describe the last one: that of a second, say."""
+    company.grow(1500, days=200)
+
+    @company.sandbox.app.after_request
+    def tell(response: Response) -> Response:
+        told = {"X-RateLimit-Limit": limit, "X-RateLimit-Remaining": "12"}
+        response.headers.update(told)
+        return response
+
+    company.run()
+
+    assert company.windows == (24 if is_complete else 12)
+    assert saved(company.outputs[-1])["comparison"]["is_complete"] is is_complete
 
 
 @pytest.mark.slow
