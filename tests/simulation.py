@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tap_homele.errors import PageError
 from tap_homele.sync.values import Saved
 from tests.singer import Output, catalog_of, merge, sync
 
@@ -378,22 +379,30 @@ class Simulation:
         fresh, self.fresh, self.written = self.fresh, set(), []
         began_with = {key: dict(row) for key, row in self.sandbox.customers.items()}
         self._say(f"run, kill after {kill_after}, {filtered=}, {refresh=}")
-        output = sync(
-            self.sandbox,
-            state=None if refresh else self.state,
-            catalog=catalog_of(
-                "FULL_TABLE" if self.full_table else "INCREMENTAL",
+        output, killed = Output([]), False
+        try:
+            sync(
+                self.sandbox,
+                state=None if refresh else self.state,
+                catalog=catalog_of(
+                    "FULL_TABLE" if self.full_table else "INCREMENTAL",
+                    customer_details=self.details,
+                ),
+                output=output,
                 customer_details=self.details,
-            ),
-            customer_details=self.details,
-            kill_after=kill_after,
-            page_size=self.page_size,
-            emit_activate_version_messages=self.full_table,
-            filter_owner_ids=[1] if filtered else [],
-            scan_by=self.scan_by,
-            full_scan_every_hours=self.quick_hours,
-        )
-        killed = len(output.messages) == kill_after
+                kill_after=kill_after,
+                page_size=self.page_size,
+                emit_activate_version_messages=self.full_table,
+                filter_owner_ids=[1] if filtered else [],
+                scan_by=self.scan_by,
+                full_scan_every_hours=self.quick_hours,
+            )
+        except PageError as error:
+            # So many in a row were deleted between the list and their details.
+            if "the details of none" not in str(error):
+                raise
+            killed = True
+        killed |= len(output.messages) == kill_after
         confirmed = self._confirmed(
             output, everything=confirms_all or not killed, refresh=refresh
         )
