@@ -379,30 +379,12 @@ class Simulation:
         fresh, self.fresh, self.written = self.fresh, set(), []
         began_with = {key: dict(row) for key, row in self.sandbox.customers.items()}
         self._say(f"run, kill after {kill_after}, {filtered=}, {refresh=}")
-        output, killed = Output([]), False
-        try:
-            sync(
-                self.sandbox,
-                state=None if refresh else self.state,
-                catalog=catalog_of(
-                    "FULL_TABLE" if self.full_table else "INCREMENTAL",
-                    customer_details=self.details,
-                ),
-                output=output,
-                customer_details=self.details,
-                kill_after=kill_after,
-                page_size=self.page_size,
-                emit_activate_version_messages=self.full_table,
-                filter_owner_ids=[1] if filtered else [],
-                scan_by=self.scan_by,
-                full_scan_every_hours=self.quick_hours,
-            )
-        except PageError as error:
-            # So many in a row were deleted between the list and their details.
-            if "the details of none" not in str(error):
-                raise
-            killed = True
-        killed |= len(output.messages) == kill_after
+        output, failed = self._sync(
+            state=None if refresh else self.state,
+            kill_after=kill_after,
+            filter_owner_ids=[1] if filtered else [],
+        )
+        killed = failed or len(output.messages) == kill_after
         confirmed = self._confirmed(
             output, everything=confirms_all or not killed, refresh=refresh
         )
@@ -410,10 +392,10 @@ class Simulation:
         self.replica.take(output.messages[:confirmed])
         self._check_rows_in_place(before, output.messages[:confirmed])
         saved = self._saved
-        if saved.last_run.started != saved.last_full_scan.started:
+        is_new = saved.last_run.started not in {"", run_before.started}
+        if not is_new or saved.last_run.started != saved.last_full_scan.started:
             # No full scan: who moved to the past before still waits for one.
             self.moved |= moved_before
-        is_new = saved.last_run.started not in {"", run_before.started}
         if filtered or self._interrupted() or not is_new:
             # The target has not confirmed the end of a run.
             if self._interrupted() and not resumed:
@@ -429,6 +411,31 @@ class Simulation:
             self.before_scan = set()
         if not killed and not filtered:
             self._check_presence()
+
+    def _sync(self, **options: Any) -> tuple[Output, bool]:
+        """Run the tap; give its messages, and whether it has failed."""
+        output = Output([])
+        try:
+            sync(
+                self.sandbox,
+                catalog=catalog_of(
+                    "FULL_TABLE" if self.full_table else "INCREMENTAL",
+                    customer_details=self.details,
+                ),
+                output=output,
+                customer_details=self.details,
+                page_size=self.page_size,
+                emit_activate_version_messages=self.full_table,
+                scan_by=self.scan_by,
+                full_scan_every_hours=self.quick_hours,
+                **options,
+            )
+        except PageError as error:
+            # Five in a row were deleted between the list and their details.
+            if "the details of none" not in str(error):
+                raise
+            return output, True
+        return output, False
 
     def _confirmed(self, output: Output, *, everything: bool, refresh: bool) -> int:
         """Take the states that the target confirms; give how much it has stored."""
