@@ -15,7 +15,12 @@ from singer_sdk.authenticators import BearerTokenAuthenticator
 from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 from singer_sdk.helpers.conform import TypeConformanceLevel
 from singer_sdk.helpers.types import Context, RequestFunc
-from singer_sdk.singerlib import Catalog, RecordMessage
+from singer_sdk.singerlib import (
+    Catalog,
+    CatalogEntry,
+    RecordMessage,
+    StreamMetadata,
+)
 from singer_sdk.streams import RESTStream
 
 from tap_homele import records
@@ -38,7 +43,7 @@ from tap_homele.http import (
 from tap_homele.pagination import CursorPaginator, page_error
 
 # What to do about an answer that will not change, by its status. 302 is a redirect,
-# 0 a 401 or 403 that is not in JSON.
+# 0 a 400, 401 or 403 that is not in JSON.
 REFUSALS: t.Final[dict[int, str]] = {
     0: "{endpoint} was answered with {said} by something in between, such as a "
     "firewall or a proxy: Homele answers in JSON. Ask who runs it to let this "
@@ -53,6 +58,16 @@ REFUSALS: t.Final[dict[int, str]] = {
     404: "There is no Homele API at this address ({said}, {endpoint}). Check the "
     "setting api_url; if it has worked before, run the tap again later.",
 }
+
+
+# What to do about an answer that is not Homele's.
+_OTHER = (
+    "Homele may be under maintenance, or another API may be at this address: run the "
+    "tap again later; if it stays so, check the setting api_url."
+)
+
+# How a stream can be read.
+METHODS: t.Final = ("INCREMENTAL", "FULL_TABLE")
 
 
 class HomeleStream(RESTStream[str | None]):
@@ -120,6 +135,11 @@ class HomeleStream(RESTStream[str | None]):
         """Say how far this stream is, for the log of a long run."""
         return "reading"
 
+    @property
+    def hint(self) -> str:
+        """What may be why a request fails, in a sentence; empty, if nothing may."""
+        return ""
+
     def read_answer(self, response: requests.Response) -> records.Record:
         """Return the envelope of an answer. It is parsed once."""
         if response not in self._answers:
@@ -129,7 +149,7 @@ class HomeleStream(RESTStream[str | None]):
     def validate_response(self, response: requests.Response) -> None:
         """Check an answer; inside the retries, so that half a body is tried again."""
         if response.status_code != HTTPStatus.OK:
-            raise refused(response, self.refusals)
+            raise refused(response, self.refusals, self.hint)
         self.read_answer(response)
         self.session.report(self.name, self.progress())
 
@@ -139,7 +159,7 @@ class HomeleStream(RESTStream[str | None]):
             waits,
             RetriableAPIError,
             on_backoff=self.backoff_handler,
-            on_giveup=lambda details: given_up(details, self.session.answers),
+            on_giveup=lambda tries: given_up(tries, self.session.answers, self.hint),
             jitter=None,
             logger=None,
         )(func)
@@ -157,8 +177,10 @@ class HomeleStream(RESTStream[str | None]):
         return CursorPaginator(self.read_answer)
 
     def log_misfits(self) -> None:
-        """Log which fields did not fit their column, and which have none."""
-        for level, sentence in self.fitter.misfits_said():
+        """Log which fields did not fit their column, have none, or did not come."""
+        columns = self.schema["properties"]
+        selected = {name for name in columns if self.mask["properties", name]}
+        for level, sentence in self.fitter.misfits_said(selected):
             self.logger.log(level, "%s: %s", self.name, sentence)
 
     def parse_response(self, response: requests.Response) -> Iterator[t.Any]:
@@ -183,11 +205,19 @@ class HomeleStream(RESTStream[str | None]):
             writer.activate_version(to.stream_alias)
 
     def apply_catalog(self, catalog: Catalog) -> None:
-        """Take the selection; ``FatalAPIError``, if this stream is not in it."""
+        """Take the selection and the replication method.
+
+        Raises:
+            FatalAPIError: If this stream is not in the catalog, or is to be read in a
+                way that it cannot: the SDK would quietly do something else.
+        """
         if self.name not in catalog:
             sentence = "The catalog has no stream {}: make one with --discover."
             raise FatalAPIError(sentence.format(self.name))
+        key = self.replication_key
         super().apply_catalog(catalog)
+        check_replication(catalog[self.name], key, self.replication_method)
+        self.replication_key = key
 
     def _generate_record_messages(
         self, record: records.Record
@@ -211,6 +241,28 @@ class HomeleStream(RESTStream[str | None]):
         return all(self.mask.values())
 
 
+def check_replication(entry: CatalogEntry, key: str | None, method: str) -> None:
+    """Check how a stream is to be read.
+
+    Args:
+        entry: What the catalog says of it.
+        key: Its replication key, which no catalog can change.
+        method: The replication method that the SDK has read from the catalog.
+
+    Raises:
+        FatalAPIError: If it cannot be read so.
+    """
+    about = t.cast("StreamMetadata", entry.metadata.get((), StreamMetadata()))
+    others = {entry.replication_key, about.replication_key} - {None, key}
+    methods = METHODS if key else METHODS[1:]
+    if others or method not in methods:
+        raise FatalAPIError(
+            f"{entry.tap_stream_id}: in the metadata, replication-method can only be "
+            f"{' or '.join(methods)}, and replication-key only {key or 'none'}. Remove "
+            "what is different."
+        )
+
+
 def fitted_rows(
     fitter: records.Fitter, response: requests.Response, answer: records.Record
 ) -> Iterator[records.Record]:
@@ -232,8 +284,15 @@ def fitted_rows(
         raise page_error(what) from None
 
 
-def refused(response: requests.Response, refusals: dict[int, str]) -> Exception:
+def refused(
+    response: requests.Response, refusals: dict[int, str], hint: str
+) -> Exception:
     """Make the error of an answer with another status than 200.
+
+    Args:
+        response: The answer.
+        refusals: What to do about it, by status.
+        hint: What may be wrong with the request.
 
     Returns:
         ``RetriableAPIError``, if the same request may succeed later; ``SuspectError``,
@@ -250,10 +309,11 @@ def refused(response: requests.Response, refusals: dict[int, str]) -> Exception:
     kind = HTTPStatus.FOUND if response.is_redirect else status
     refusal = refusals.get(kind, "Homele refused {endpoint} ({said}).")
     kinds: dict[int, type[FatalAPIError]] = {401: TokenError, 403: ForbiddenError}
-    if status in kinds and not body_of(response):
+    if status in {400, 401, 403} and not body_of(response):
         # What is in between and does not let the token pass, is so for all requests.
         kinds, refusal = {401: OutageError}, REFUSALS[0]
     sentence = refusal.format(said=f"{status}{said}", endpoint=endpoint)
+    sentence += hint if status in {400, 422} else ""
     return kinds.get(status, PageError)(sentence)
 
 
@@ -262,18 +322,19 @@ def status_of(failure: RetriableAPIError) -> int | None:
     return getattr(failure.response, "status_code", None)
 
 
-def given_up(details: t.Any, answers: int) -> t.NoReturn:
+def given_up(tries: t.Any, answers: int, hint: str) -> t.NoReturn:
     """Raise the error of a request that was tried often enough.
 
     Args:
-        details: From python-backoff: the failure.
+        tries: From python-backoff: the failure.
         answers: How many answers this run has had.
+        hint: What may be wrong with the request, if the server itself fails.
 
     Raises:
         ServerError: If the server itself fails on it.
         OutageError: If it is not answered for another reason.
     """
-    failure = details["exception"]
+    failure = tries["exception"]
     told = retry_after(failure.response) or 0
     later = f"in {told:.0f} seconds" if told > 0 else "later"
     check = (
@@ -283,7 +344,7 @@ def given_up(details: t.Any, answers: int) -> t.NoReturn:
     is_500 = status_of(failure) == HTTPStatus.INTERNAL_SERVER_ERROR
     raise (ServerError if is_500 else OutageError)(
         f"{failure} Giving up: run the tap again {later}. The bookmark has not "
-        f"moved, so nothing is lost.{'' if answers else check}"
+        f"moved, so nothing is lost.{hint if is_500 else ''}{'' if answers else check}"
     ) from None
 
 
@@ -308,13 +369,13 @@ def parse_answer(response: requests.Response) -> records.Record:
         got = "an HTML page" if is_html else "no readable JSON"
         raise RetriableAPIError(f"{answered} with {got}.", response) from None
     if not isinstance(body, dict):
-        raise PageError(f"{answered} with JSON that is not an object.")
+        raise PageError(f"{answered} with JSON that is not an object. {_OTHER}")
     if body.get("success") is not True:
         # Whatever else it holds, an empty page say, is not to be trusted.
         said = "success: false" if "success" in body else "no success"
-        raise PageError(f"{answered} with {said}{quoted_message(response)}.")
+        raise PageError(f"{answered} with {said}{quoted_message(response)}. {_OTHER}")
     if "data" not in body:
-        raise PageError(f"{answered} without 'data'.")
+        raise PageError(f"{answered} without 'data'. {_OTHER}")
     rows = body["data"]
     if isinstance(rows, dict) and rows and all(map(str.isdecimal, rows)):
         # PHP writes a list with gaps in its keys as an object, and Laravel makes such

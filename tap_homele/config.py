@@ -3,6 +3,7 @@
 import contextlib
 import re
 import typing as t
+import unicodedata
 from collections.abc import Callable, Iterator
 from datetime import date
 from urllib.parse import urlsplit
@@ -52,7 +53,8 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
     th.Property(
         "start_date",
         th.DateTimeType,
-        description="The first run takes customers changed since this date or time.",
+        description="The first run, or a full refresh, takes customers changed since "
+        "then; later runs have their bookmark.",
     ),
     th.Property(
         "user_agent",
@@ -99,11 +101,17 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
 ).to_dict()
 
 
+def filters_set(config: t.Mapping[str, t.Any]) -> list[str]:
+    """Return the names of the filters that are set, and not their values."""
+    return [name for name in FILTERS if config.get(name) not in (None, "", [])]
+
+
 def filters_of(config: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Return the filters as the API names them; None is not sent."""
+    are_set = filters_set(config)
     return {
         f"filter[{api_name}]{'[]' * (kind is _IDS)}": (
-            None if config.get(name) in ("", []) else config.get(name)
+            config[name] if name in are_set else None
         )
         for name, (kind, api_name, _) in FILTERS.items()
     }
@@ -129,6 +137,21 @@ def setting_errors(config: t.Mapping[str, t.Any]) -> Iterator[str]:
         yield "filter_created_from: it is later than filter_created_to."
     if config.get("batch_config") and config["emit_activate_version_messages"]:
         yield "emit_activate_version_messages: batches carry no version to activate."
+
+
+def setting_warnings(config: t.Mapping[str, t.Any]) -> Iterator[str]:
+    """Yield a sentence for each setting that Homele may understand in another way.
+
+    The usual package for filters on Laravel (Spatie's query builder) splits a value at
+    commas, and makes booleans of two words; neither can be escaped.
+    """
+    query = str(config.get("filter_query") or "")
+    if "," in query or query.strip().casefold() in {"true", "false"}:
+        yield (
+            "filter_query: Homele may not search for it as it is, but for each part of "
+            "it between commas, and for nothing if it is true or false. Compare the "
+            "number of customers with what Homele shows you."
+        )
 
 
 def environment_errors(
@@ -184,6 +207,15 @@ _IN_JSON = {"integer": int, "array": list, "object": dict}
 _DAY = "a date such as 2026-01-31"
 
 
+def _is_visible(text: str) -> bool:
+    """Tell whether a character can be seen.
+
+    Laravel cuts spaces and some invisible characters off (which, depends on its
+    version), and takes a value of which nothing is left for none: everybody would come.
+    """
+    return any(unicodedata.category(char)[0] not in "ZC" for char in text)
+
+
 # What a setting must be, and whether it is.
 _CHECKS: dict[str, tuple[Callable[[str], object], str]] = {
     "auth_token": (
@@ -195,9 +227,10 @@ _CHECKS: dict[str, tuple[Callable[[str], object], str]] = {
         f"an https address without user, password, ? and #, such as {DEFAULT_API_URL}",
     ),
     "user_agent": (re.compile("[ -~]+").fullmatch, "plain ASCII on one line"),
+    "filter_query": (_is_visible, "a name or a part of one, and not only spaces"),
     "start_date": (records.utc, f"{_DAY} or a time such as 2026-01-31T08:00:00Z"),
-    "filter_created_from": (records.day, _DAY),
-    "filter_created_to": (records.day, _DAY),
+    "filter_created_from": (records.is_day, _DAY),
+    "filter_created_to": (records.is_day, _DAY),
 }
 
 

@@ -12,6 +12,7 @@ import typing as t
 from collections.abc import Generator, Iterator
 from datetime import datetime, timezone
 from http import HTTPStatus
+from http.cookiejar import DefaultCookiePolicy
 from urllib.parse import urlsplit
 
 import requests
@@ -155,6 +156,8 @@ class Session(requests.Session):
     def __init__(self) -> None:
         """Start counting."""
         super().__init__()
+        # An API with a token needs no cookies, and many make a request too long.
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.requests = self.answers = 0
         self.requests_left: int | None = None
         self.reported = time.monotonic()
@@ -261,12 +264,30 @@ _FAILURES: dict[type[Exception], str] = {
     exceptions.ChunkedEncodingError: "the answer broke off",
     exceptions.ContentDecodingError: "the answer was damaged on its way",
     exceptions.InvalidHeader: "the answer was damaged on its way",
-    TooLongError: "the answer did not end",
 }
 
 
 # Why a connection failed: the error of the operating system, or its time-out.
 _REASON = re.compile(r"\[Errno -?\d+\] ([\w ]+)|\(connect timeout")
+
+# What a proxy has answered; and what will not change.
+_PROXY_STATUS = re.compile(r"Tunnel connection failed: (\d{3})")
+_PROXY_REFUSALS = ("403", "407")
+
+# OpenSSL's reason, and what can help against it, special ones before general ones.
+_VERIFICATION = re.compile(r"certificate verify failed: ([^(]+)")
+_NEEDS_A_CA = (
+    "If a proxy of your company has a certificate of its own, add its CA to the file "
+    "that REQUESTS_CA_BUNDLE names."
+)
+_CERTIFICATE_ADVICE = {
+    "expired": "Check the clock of this machine; else the server needs a new one.",
+    "not yet valid": "Check the clock of this machine.",
+    "mismatch": "Check the setting api_url.",
+    "issuer": _NEEDS_A_CA,
+    "signed": _NEEDS_A_CA,
+    "": "Whoever has made it has to make one that OpenSSL accepts.",
+}
 
 
 def endpoint_of(request: PreparedRequest) -> str:
@@ -282,12 +303,26 @@ def unanswered(request: PreparedRequest, error: Exception, answers: int) -> Exce
         error: What went wrong.
         answers: How many answers this run has had.
     """
-    endpoint = endpoint_of(request)
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+    endpoint, said = endpoint_of(request), str(error)
+    if isinstance(error, TooLongError):
+        return PageError(
+            f"{endpoint} was answered with more than {ANSWER_BYTES / 2**20:.1f} MiB, "
+            "the bound of the tap. Set page_size to a smaller number, such as 10."
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        found = _VERIFICATION.search(said)
+        why = found[1].rstrip(" .") if found else "the verification failed"
+        advice = next(do for part, do in _CERTIFICATE_ADVICE.items() if part in why)
         return PageError(
             f"{endpoint} was not sent: the certificate of the server cannot be "
-            "verified. Check the setting api_url; if a proxy of your company has a "
-            "certificate of its own, set REQUESTS_CA_BUNDLE to the file of its CA."
+            f"verified: {why}. {advice}"
+        )
+    proxy = _PROXY_STATUS.search(said)
+    if proxy and proxy[1] in _PROXY_REFUSALS:
+        return PageError(
+            f"{endpoint} was not sent: the proxy refused it ({proxy[1]}). Check the "
+            "environment variable HTTPS_PROXY, which can hold a user and a password, "
+            "or ask who runs the proxy to let this machine through."
         )
     kind = next((kind for kind in _FAILURES if isinstance(error, kind)), None)
     if kind is None:
@@ -298,10 +333,11 @@ def unanswered(request: PreparedRequest, error: Exception, answers: int) -> Exce
             "HTTPS_PROXY, ALL_PROXY (a SOCKS proxy needs the package PySocks) and "
             "REQUESTS_CA_BUNDLE."
         )
-    said = _FAILURES[exceptions.Timeout if "Read timed out" in str(error) else kind]
+    what = _FAILURES[exceptions.Timeout if "Read timed out" in said else kind]
     host = urlsplit(request.url or "").netloc
     # A query cannot match: its brackets are escaped.
-    cause = _REASON.search(str(error))
+    cause = _REASON.search(said)
     why = f": {cause[1] or f'nobody answers at {host}'}" if cause else ""
+    why = f" ({proxy[1]})" if proxy else why
     failure = UnreachableError if cause and not answers else RetriableAPIError
-    return failure(f"{endpoint} failed: {said.format(host=host)}{why}.")
+    return failure(f"{endpoint} failed: {what.format(host=host)}{why}.")

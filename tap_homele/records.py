@@ -42,6 +42,7 @@ BIGINT = 2**63
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 _DECIMAL = r"\A-?[0-9]+(\.[0-9]+)?\Z"
+_MIDNIGHT = re.compile(r"[T ]00:00:00(\.0+)?(Z|[+-]\d\d:?\d\d)?")
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,18}", re.ASCII)
 
 
@@ -141,6 +142,7 @@ class Fitter:
     Attributes:
         misfits: The fields that have no column (True), and those that did not fit
             theirs (False), each with the id of the first customer that has it.
+        missing: The columns that no row has had so far.
     """
 
     def __init__(self, schema: Record, *, flattened: bool) -> None:
@@ -156,6 +158,7 @@ class Fitter:
         self._flattened = flattened
         self._usual = _struct(columns, schema["required"])
         self._times = [n for n, c in columns.items() if c.get("format") == "date-time"]
+        self.missing = set(columns)
         self.misfits: dict[bool, dict[str, t.Any]] = {False: {}, True: {}}
 
     def fit(self, row: t.Any) -> Record:
@@ -192,6 +195,7 @@ class Fitter:
         except msgspec.ValidationError:
             return None
         record: Record = {**row, ADDITIONAL: None}
+        self.missing.clear()
         for name in self._times:
             value = record[name]
             # Quicker than to parse it: is it spelled as ``utc`` would?
@@ -205,6 +209,7 @@ class Fitter:
         if not isinstance(row, dict):
             raise MisfitError("is not an object")
         record = self._empty.copy()
+        self.missing -= row.keys()
         extra: Record = {}
         for name, value, is_new in _place(row, self._columns, record):
             extra[_free(name, extra)] = value
@@ -214,8 +219,11 @@ class Fitter:
         record[ADDITIONAL] = extra or None
         return record
 
-    def misfits_said(self) -> Iterator[tuple[int, str]]:
-        """Say which fields have no column, and which did not fit theirs.
+    def misfits_said(self, selected: set[str]) -> Iterator[tuple[int, str]]:
+        """Say which fields have no column, did not fit theirs, or did not come.
+
+        Args:
+            selected: The columns that are sent.
 
         Yields:
             The level of the log, and a sentence.
@@ -229,6 +237,11 @@ class Fitter:
             firsts = [f"{printable(name)} (customer {id_})" for name, id_ in fields]
             if firsts:
                 yield level, f"{what} is in {ADDITIONAL}: {', '.join(firsts)}."
+        gone = ", ".join(sorted(self.missing & selected))
+        if gone and "id" not in self.missing:  # else no row has come
+            keep = "To keep what is in the warehouse, do not select it."
+            said = f"In this run no customer had {gone}, so it was sent as null. {keep}"
+            yield logging.WARNING, said
 
 
 def printable(text: str) -> str:
@@ -279,11 +292,18 @@ def _decimal(value: t.Any) -> str | None:
     return text if text and re.match(_DECIMAL, text) else None
 
 
-def day(value: t.Any) -> str | None:
-    """Return a day like ``2026-01-31``; None for what is not one."""
+def is_day(value: t.Any) -> bool:
+    """Tell whether something is a day like ``2026-01-31``."""
     with contextlib.suppress(TypeError, ValueError):
-        return value if date.fromisoformat(value).isoformat() == value else None
-    return None
+        return bool(date.fromisoformat(value).isoformat() == value)
+    return False
+
+
+def _day(value: t.Any) -> str | None:
+    """Return a day, also of a midnight, as which Laravel's ``date`` cast writes it."""
+    if isinstance(value, str) and _MIDNIGHT.fullmatch(value[len("2026-01-31") :]):
+        value = value[: len("2026-01-31")]
+    return value if is_day(value) else None
 
 
 # The kinds of columns, by format or type: what msgspec takes for a value that is as it
@@ -292,13 +312,15 @@ _KINDS: dict[str, tuple[t.Any, Fit]] = {
     "string": (str, _text),
     "integer": (t.Annotated[int, msgspec.Meta(ge=-BIGINT, le=BIGINT - 1)], _integer),
     "singer.decimal": (t.Annotated[str, msgspec.Meta(pattern=_DECIMAL)], _decimal),
-    "date": (date, day),
+    "date": (date, _day),
     "date-time": (datetime, utc),
 }
 
 
 def _kind(column: Record) -> tuple[t.Any, Fit]:
-    return _KINDS[column.get("format", column["type"][0])]
+    types = column["type"]
+    (kind,) = {types} if isinstance(types, str) else {*types} - {"null"}
+    return _KINDS[column.get("format", kind)]
 
 
 def _fit_for(column: Record) -> Fit | Record:

@@ -18,8 +18,9 @@ from singer_sdk.singerlib import ActivateVersionMessage, Message, RecordMessage
 
 from tap_homele import config
 from tap_homele.client import HomeleStream
+from tap_homele.details import CustomerDetailsStream
 from tap_homele.http import Session
-from tap_homele.streams import CustomerDetailsStream, CustomersStream
+from tap_homele.streams import CustomersStream
 
 # The SDK logs how long each request took, one line each, how many there were, one line
 # for each reading of the list, and both ends of each hundred details. The tap's last
@@ -29,15 +30,25 @@ _NOT_EACH_REQUEST = MetricExclusionFilter(
     tags={"stream": CustomerDetailsStream.name},
 )
 
+_NOT_FULL_TABLE = (
+    "emit_activate_version_messages has no effect: for that, the replication_method of "
+    "customers in the catalog has to be FULL_TABLE."
+)
+
 _INVALID = "Config validation failed"
 
-_NO_PARTS = "Nothing of %s is selected, so this column stays empty. Select it, too."
+_NO_PARTS = "Nothing of {} is selected, so this column stays empty. Select it, too."
 
 _NOTHING = "No stream is selected, so nothing is read. Select customers.*, say."
 
 _NO_STATE = (
     'The state is not like {"bookmarks": {"customers": {…}}}: reading all customers.'
 )
+
+
+def _is_needed(line: logging.LogRecord) -> bool:
+    """Leave out what the SDK says of each customer without an ``updated_at``."""
+    return line.getMessage() != "New replication value is null"
 
 
 class Writer(MsgSpecWriter):
@@ -120,18 +131,30 @@ class TapHomele(Tap):
             raise ConfigValidationError(_INVALID, errors=errors) from None
         # Its messages hold the query of a request, and that may hold a person's name.
         logging.getLogger("urllib3").setLevel(logging.ERROR)
+        logging.getLogger("singer_sdk").addFilter(_is_needed)
         self.metrics_logger.addFilter(_NOT_EACH_REQUEST)
-        if validate_config and (errors := list(config.setting_errors(self.config))):
-            raise ConfigValidationError(_INVALID, errors=errors)
-        for stream in self.streams.values():
-            for column in empty_columns(stream):
-                self.logger.warning(_NO_PARTS, column)
-        if validate_config and not any(s.selected for s in self.streams.values()):
-            self.logger.warning(_NOTHING)
+        if validate_config:
+            if errors := list(config.setting_errors(self.config)):
+                raise ConfigValidationError(_INVALID, errors=errors)
+            for sentence in self._warnings():
+                self.logger.warning(sentence)
         # The SDK's own handlers exit with 0.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._stop)
+
+    def _warnings(self) -> Iterator[str]:
+        """Yield a sentence for what is set or selected, and may not be meant so."""
+        yield from config.setting_warnings(self.config)
+        for stream in self.streams.values():
+            for column in empty_columns(stream):
+                yield _NO_PARTS.format(column)
+        customers = self.streams[CustomersStream.name]
+        wants_deletes = self.config["emit_activate_version_messages"]
+        if wants_deletes and customers.replication_method != "FULL_TABLE":
+            yield _NOT_FULL_TABLE
+        if not any(stream.selected for stream in self.streams.values()):
+            yield _NOTHING
 
     def _stop(self, number: int, frame: object) -> None:  # noqa: ARG002
         """Exit. The state of the last complete page is written already."""

@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from tap_homele.streams import ADDITIONAL, COLUMNS, DETAIL_COLUMNS
+from tap_homele.details import DETAIL_COLUMNS
+from tap_homele.streams import ADDITIONAL, COLUMNS
 from tap_homele.tap import TapHomele
 
 ROOT = Path(__file__).parent.parent

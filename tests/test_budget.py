@@ -15,10 +15,10 @@ CODE = Path(__file__).parent.parent / "tap_homele"
 FILES = sorted(CODE.rglob("*.py"))
 
 # Lines without blank lines, comments and docstrings.
-MOST_LINES = 2320
+MOST_LINES = 2460
 MOST_LINES_OF_A_FILE = 265
 # From its first line to its last, docstrings included.
-MOST_LINES_OF_A_CLASS = 160
+MOST_LINES_OF_A_CLASS = 170
 # Attributes that the methods of a class set after its constructor.
 MOST_CHANGING_ATTRIBUTES = 6
 # All that changes during a run is in one object.

@@ -411,3 +411,99 @@ def test_the_target_ends_first(command: Command) -> None:
         "The target takes no more messages ([Errno 32] Broken pipe): see what it says "
         "above, and run both again. Nothing is lost."
     )
+
+
+# What a catalog can ask for, and no stream can do.
+
+
+def with_metadata(name: str, **root: Any) -> dict[str, Any]:
+    """Give a catalog with metadata of a stream, as Meltano writes it."""
+    catalog: dict[str, Any] = catalog_of(customer_details=True).to_dict()
+    for stream in catalog["streams"]:
+        if stream["tap_stream_id"] == name:
+            # Meltano writes these two beside the metadata, too.
+            stream |= {key.replace("-", "_"): value for key, value in root.items()}
+            for entry in stream["metadata"]:
+                if not entry["breadcrumb"]:
+                    entry["metadata"] |= root
+    return catalog
+
+
+@pytest.mark.parametrize(
+    ("stream", "root"),
+    [
+        ("customers", {"replication-key": "created_at"}),
+        ("customers", {"replication-key": "id"}),
+        ("customers", {"replication-key": "updatedat"}),
+        ("customers", {"replication-method": "LOG_BASED"}),
+        ("customers", {"replication-method": "FULL-TABLE"}),
+        ("customer_details", {"replication-method": "INCREMENTAL"}),
+        ("customer_details", {"replication-key": "updated_at"}),
+    ],
+)
+def test_a_replication_that_no_stream_can_do_is_refused(
+    command: Command,
+    caplog: pytest.LogCaptureFixture,
+    stream: str,
+    root: dict[str, str],
+) -> None:
+    catalog = command.file("catalog.json", with_metadata(stream, **root))
+    settings = command.settings(customer_details=True)
+
+    code, stdout = command.run("--config", settings, "--catalog", catalog)
+
+    can = (
+        "INCREMENTAL or FULL_TABLE, and replication-key only updated_at"
+        if stream == "customers"
+        else "FULL_TABLE, and replication-key only none"
+    )
+    said = (
+        f"{stream}: in the metadata, replication-method can only be {can}. Remove what "
+        "is different."
+    )
+    assert (code, errors(caplog), stdout) == (1, [said], "")
+
+
+def test_a_catalog_that_does_not_speak_of_replication_is_incremental(
+    command: Command,
+) -> None:
+    catalog = catalog_of().to_dict()
+    (stream,) = catalog["streams"]
+    del stream["replication_key"], stream["replication_method"]
+    for entry in stream["metadata"]:
+        entry["metadata"].pop("replication-key", None)
+
+    code, stdout = command.run(
+        *("--config", command.settings()),
+        *("--catalog", command.file("catalog.json", catalog)),
+    )
+
+    assert code == 0
+    bookmark = parse(stdout).state["bookmarks"]["customers"]
+    assert bookmark["replication_key"] == "updated_at"
+
+
+@pytest.mark.parametrize("where", ["metadata", "nowhere", "entry"])
+def test_deletes_that_are_asked_for_and_cannot_be_announced(
+    command: Command, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    """Singer's own key in the metadata means nothing to the SDK."""
+    catalog = catalog_of("FULL_TABLE" if where == "entry" else "INCREMENTAL").to_dict()
+    if where == "metadata":
+        for entry in catalog["streams"][0]["metadata"]:
+            if not entry["breadcrumb"]:
+                entry["metadata"]["replication-method"] = "FULL_TABLE"
+    settings = command.settings(emit_activate_version_messages=True)
+
+    code, stdout = command.run(
+        "--config", settings, "--catalog", command.file("catalog.json", catalog)
+    )
+
+    assert code == 0
+    is_full_table = where == "entry"
+    assert bool(parse(stdout).of("ACTIVATE_VERSION")) is is_full_table
+    said = (
+        "emit_activate_version_messages has no effect: for that, the "
+        "replication_method of customers in the catalog has to be FULL_TABLE."
+    )
+    assert warnings(caplog) == ([] if is_full_table else [said])

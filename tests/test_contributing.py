@@ -62,7 +62,7 @@ def test_add_a_field(project: Path) -> None:
 
     insert(
         "tap_homele/streams.py",
-        ")\n\n# What only the details have",
+        ")\n\nADDITIONAL",
         f"    {line}\n",
     )
     insert("tests/sandbox/customers.py", '        "address": ', f"        {made_up}\n")

@@ -19,7 +19,7 @@ import pytest
 from singer_sdk.exceptions import FatalAPIError
 
 from tap_homele import streams
-from tap_homele.streams import CustomerDetailsStream
+from tap_homele.details import CustomerDetailsStream
 from tap_homele.tap import TapHomele
 from tests.readme import OPERATING, block
 from tests.sandbox import Sandbox, faults

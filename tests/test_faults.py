@@ -125,6 +125,10 @@ def too_many_until(sandbox: Sandbox) -> Answer:
 
 PAGE = "A page of the list"
 BACK = "A page of the list leads back to a page that was read already."
+OTHER = (
+    "Homele may be under maintenance, or another API may be at this address: run the "
+    "tap again later; if it stays so, check the setting api_url."
+)
 NO_HAS_MORE = f"{PAGE} does not say true or false in 'meta.has_more'."
 
 FAULTS = {
@@ -167,7 +171,20 @@ FAULTS = {
     "trickle": passing(
         faults.trickle, f"{LIST} failed: there was no whole answer in time."
     ),
-    "endless": passing(faults.endless, f"{LIST} failed: the answer did not end."),
+    "endless": Fault(
+        faults.endless,
+        f"{LIST} was answered with more than 0.1 MiB, the bound of the tap. Set "
+        "page_size to a smaller number, such as 10.",
+    ),
+    # Laravel's "down --status=200", and its paginator without an envelope of its own.
+    "200 of a maintenance page": Fault(
+        lambda _: faults.body('{"message": "Service Unavailable"}'),
+        f"{LIST} was answered with no success, 'Service Unavailable'. {OTHER}",
+    ),
+    "200 of a stock paginator": Fault(
+        lambda _: faults.body('{"data": [], "next_cursor": null, "per_page": 15}'),
+        f"{LIST} was answered with no success. {OTHER}",
+    ),
     "429 without Retry-After": Fault(
         lambda _: faults.too_many(), RATE_LIMIT, RATE_LIMIT_WAITS
     ),
@@ -186,21 +203,23 @@ FAULTS = {
     ),
     "200 with success: false": Fault(
         lambda _: faults.body('{"success": false, "message": "Nope."}'),
-        f"{LIST} was answered with success: false, 'Nope.'.",
+        f"{LIST} was answered with success: false, 'Nope.'. {OTHER}",
     ),
     '200 with success: "false"': changed(
         lambda page: page.update(success="false", data=[], meta={"has_more": False}),
-        f"{LIST} was answered with success: false.",
+        f"{LIST} was answered with success: false. {OTHER}",
     ),
     "200 without success": changed(
-        lambda page: page.pop("success"), f"{LIST} was answered with no success."
+        lambda page: page.pop("success"),
+        f"{LIST} was answered with no success. {OTHER}",
     ),
     "200 with a JSON list": Fault(
         lambda _: faults.body(f'["{PERSON}"]'),
-        f"{LIST} was answered with JSON that is not an object.",
+        f"{LIST} was answered with JSON that is not an object. {OTHER}",
     ),
     "no data": changed(
-        lambda page: page.pop("data"), f"{LIST} was answered without 'data'."
+        lambda page: page.pop("data"),
+        f"{LIST} was answered without 'data'. {OTHER}",
     ),
     "data null": changed(
         lambda page: page.update(data=None),
@@ -272,7 +291,7 @@ FAULTS = {
             f"{LIST} was answered with {status} by something in between, such as a "
             "firewall or a proxy: Homele answers in JSON.",
         )
-        for status in (401, 403)
+        for status in (400, 401, 403)
     },
     "404": Fault(
         lambda _: faults.html(404, PERSON),

@@ -86,7 +86,14 @@ CASES = {
         since="2026-01-01T00:00:00+00:00",
     ),
     "a start date beside a bookmark": Case(
-        settings=USUAL._replace(start_date="2020-01-01T00:00:00+00:00")
+        settings=USUAL._replace(start_date="2020-01-01T00:00:00+00:00"),
+        says="start_date has no effect beside a bookmark: --full-refresh starts there.",
+    ),
+    "a start date beside the bookmark of another list": Case(
+        saved=saved(list_id="other"),
+        settings=USUAL._replace(start_date="2020-01-01T00:00:00+00:00"),
+        since="2020-01-01T00:00:00+00:00",
+        says=ANOTHER,
     ),
     "an incremental run": Case(),
     "a full table": Case(settings=USUAL._replace(is_incremental=False), since=""),

@@ -21,6 +21,7 @@ from tests.sandbox import Sandbox, faults
 from tests.sandbox.customers import make_customers
 from tests.singer import Output, catalog_of, sync
 from tests.test_postgres import as_lines, load, table
+from tests.world import warnings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -203,6 +204,17 @@ def test_any_json_fits_and_nothing_is_gone(
             {"updated_at": "0000-00-00 00:00:00"},
         ),
         ("updated_at", 1771148700, None, {"updated_at": 1771148700}),
+        # Laravel's cast of a day; only midnight, whatever its zone, is a day.
+        ("expected_sale_date", "2026-06-15T00:00:00.000000Z", "2026-06-15", None),
+        ("expected_sale_date", "2026-06-15T00:00:00+03:00", "2026-06-15", None),
+        ("expected_sale_date", "2026-06-15 00:00:00", "2026-06-15", None),
+        *(
+            ("expected_sale_date", value, None, {"expected_sale_date": value})
+            for value in (
+                *("2026-06-14T21:00:00.000000Z", "2026-06-15T00:00:00.5Z"),
+                *("2026-06-15T", "2026-02-30T00:00:00Z", "2026-06-15T00:00:00Z "),
+            )
+        ),
         # Related objects.
         ("owner", None, None, None),
         ("owner", {}, {"id": None, "name": None}, None),
@@ -286,6 +298,66 @@ def test_one_line_for_all_fields(
         ("WARNING", f"customers: What does not fit its column {kept}: name {where}."),
         ("INFO", f"customers: What has no column {kept}: {new}."),
     ]
+
+
+GONE = (
+    "customers: In this run no customer had {}, so it was sent as null. To keep what "
+    "is in the warehouse, do not select it."
+)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "without", "said"),
+    [
+        (250, [], [GONE.format("city, phone1")]),
+        (249, [], []),
+        (0, [], []),
+        (250, ["city"], [GONE.format("phone1")]),
+        (250, ["city", "phone1"], []),
+    ],
+)
+def test_a_field_that_no_customer_has_any_more_is_warned_of(
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
+    lacking: int,
+    without: list[str],
+    said: list[str],
+) -> None:
+    sandbox = serve(250)
+    for row in list(sandbox.customers.values())[:lacking]:
+        del row["phone1"], row["city"]
+    catalog = catalog_of()
+    for name in without:
+        catalog["customers"].metadata["properties", name].selected = False
+
+    output = sync(sandbox, catalog=catalog)
+
+    assert warnings(caplog) == said
+    # A schema must hold: the column comes, as null.
+    assert all(("phone1" in without) or "phone1" in row for row in output.records)
+    output.validate()
+
+
+def test_where_nobody_came_no_field_is_missed(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    sync(serve(0))
+
+    assert warnings(caplog) == []
+
+
+def test_the_sdk_does_not_warn_of_each_customer_without_an_update(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox = serve(250)
+    for row in sandbox.customers.values():
+        row["updated_at"] = None
+
+    first = sync(sandbox)
+    second = sync(sandbox, state=first.state)
+
+    assert len(first.ids) == len(second.ids) == 250
+    assert warnings(caplog) == []
 
 
 @pytest.mark.parametrize(

@@ -576,3 +576,54 @@ def test_all_requests_use_one_connection() -> None:
         server.shutdown()
 
     assert len(ports) == 1
+
+
+NAMED = " What Homele does not take may be a filter: filter_query, filter_owner_ids."
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+@pytest.mark.parametrize("at", [1, 3])
+def test_the_filters_are_named_where_the_first_request_is_refused(
+    sandbox: Sandbox, waited: list[float], status: int, at: int
+) -> None:
+    """And their values are not: one may be a person's name."""
+    sandbox.fail(faults.refused(status, "No."), at=at, times=math.inf)
+    ids = sorted(
+        {row["owner"]["id"] for row in sandbox.customers.values() if row["owner"]}
+    )
+
+    with pytest.raises(FatalAPIError) as error:
+        sync(sandbox, filter_query="a", filter_owner_ids=ids)
+
+    assert (NAMED in str(error.value)) is (at == 1)
+    assert bool(waited) is (status == 500)
+
+
+@pytest.mark.parametrize(
+    ("status", "filters"), [(500, {}), (401, {"filter_query": "x"})]
+)
+def test_no_filter_is_blamed_for_something_else(
+    sandbox: Sandbox, waited: list[float], status: int, filters: dict[str, str]
+) -> None:
+    sandbox.fail(faults.refused(status, "No."), times=math.inf)
+
+    with pytest.raises(FatalAPIError) as error:
+        sync(sandbox, **filters)
+
+    assert "filter" not in str(error.value)
+    assert bool(waited) is (status == 500)
+
+
+def test_no_cookie_is_kept(sandbox: Sandbox) -> None:
+    """Each would come back with all later requests, until these are too long."""
+
+    @sandbox.app.after_request
+    def with_cookies(response: Response) -> Response:
+        name = f"session_{len(sandbox.requests)}"
+        response.set_cookie(name, "x" * 100)
+        return response
+
+    sync(sandbox)
+
+    assert len(sandbox.requests) > 3
+    assert all("Cookie" not in request.headers for request in sandbox.requests)

@@ -47,7 +47,12 @@ SNAPSHOT = Path(__file__).parent / "snapshots" / "discover.json"
 def test_the_columns_are_the_documented_fields() -> None:
     documented = [name for name, *_ in FIELDS]
     assert list(PROPERTIES) == [*documented, "additional_properties"]
-    assert PROPERTIES["additional_properties"]["type"] == ["object", "null"]
+    assert PROPERTIES["additional_properties"]["type"] == ["null", "object"]
+
+
+def test_the_schema_is_spelled_as_more_targets_take_it() -> None:
+    assert list(CustomersStream.schema) == ["type", "properties", "required"]
+    assert CustomersStream.schema["required"] == ["id"]
 
 
 @pytest.mark.parametrize(("name", "kind", "form", "nullable"), FIELDS)
@@ -58,7 +63,7 @@ def test_a_column_holds_what_is_documented(
 
     # All but the key may be null, also where the vendor says otherwise.
     assert nullable in {"yes", "no"}
-    assert column["type"] == ([kind] if name == "id" else [kind, "null"])
+    assert column["type"] == (kind if name == "id" else ["null", kind])
     # A decimal written as text keeps every digit.
     expected = (
         "singer.decimal" if name == "budget" else form.replace("-", "", form == "-")
@@ -67,8 +72,8 @@ def test_a_column_holds_what_is_documented(
     assert column["description"].endswith(".")
     if kind == "object":
         assert {key: value["type"] for key, value in column["properties"].items()} == {
-            "id": ["integer", "null"],
-            "name": ["string", "null"],
+            "id": ["null", "integer"],
+            "name": ["null", "string"],
         }
         for value in column["properties"].values():
             assert value["description"].endswith(".")

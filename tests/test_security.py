@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from tests.conftest import Serve
 
 LIST = "GET /api/v2/crm/customers"
+UNVERIFIED = f"{LIST} was not sent: the certificate of the server cannot be verified"
+NEEDS_A_CA = (
+    "certificate. If a proxy of your company has a certificate of its own, add its CA "
+    "to the file that REQUESTS_CA_BUNDLE names."
+)
 HOST = "crm.acme.example"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
@@ -126,12 +132,60 @@ def test_a_certificate_that_cannot_be_verified_is_refused(
     while context:
         assert str(context) == str(error.value)
         context = context.__context__
-    assert str(error.value) == (
-        f"{LIST} was not sent: the certificate of the server cannot be verified. Check "
-        "the setting api_url; if a proxy of your company has a certificate of its own, "
-        "set REQUESTS_CA_BUNDLE to the file of its CA."
-    )
+    assert str(error.value) == f"{UNVERIFIED}: unable to get local issuer {NEEDS_A_CA}"
     assert secure.requests == []
+    assert waited == []
+
+
+@pytest.mark.parametrize(
+    ("host", "days", "ends"),
+    [
+        (
+            "127.0.0.1",
+            (-9, -2),
+            (
+                "certificate has expired. Check the clock of this machine; else the "
+                "server needs a new one."
+            ),
+        ),
+        (
+            "127.0.0.1",
+            (2, 9),
+            "certificate is not yet valid. Check the clock of this machine.",
+        ),
+        (
+            HOST,
+            (-9, 9),
+            (
+                "IP address mismatch, certificate is not valid for '127.0.0.1'. Check "
+                "the setting api_url."
+            ),
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_certificate_is_said(  # noqa: PLR0913, PLR0917
+    authority: trustme.CA,
+    bundle: str,
+    monkeypatch: pytest.MonkeyPatch,
+    waited: list[float],
+    host: str,
+    days: tuple[int, int],
+    ends: str,
+) -> None:
+    """Although its CA is known: REQUESTS_CA_BUNDLE would be no help."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+    begins, expires = (datetime.now(timezone.utc) + timedelta(days=n) for n in days)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(host, not_before=begins, not_after=expires).configure_cert(
+        context
+    )
+    with (
+        Sandbox.with_customers(5).serve(ssl_context=context) as sandbox,
+        pytest.raises(FatalAPIError) as error,
+    ):
+        sync(sandbox, api_url=f"https://127.0.0.1:{sandbox.port}")
+
+    assert str(error.value) == f"{UNVERIFIED}: {ends}"
     assert waited == []
 
 
@@ -223,19 +277,35 @@ def test_no_proxy_of_the_environment_is_minded(
     assert proxy.asked == []
 
 
-def test_a_proxy_that_refuses_is_tried_again(
-    secure: Sandbox, waited: list[float], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("status", "requests", "begins"),
+    [
+        ("407 Who are you", 1, f"{LIST} was not sent: the proxy refused it (407). "),
+        ("403 No", 1, f"{LIST} was not sent: the proxy refused it (403). "),
+        (
+            "502 Bad Gateway",
+            8,
+            f"{LIST} failed: the proxy did not let it through (502). Giving up",
+        ),
+    ],
+)
+def test_a_proxy_that_refuses_is_tried_again_if_that_may_help(  # noqa: PLR0913, PLR0917
+    secure: Sandbox,
+    waited: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    requests: int,
+    begins: str,
 ) -> None:
-    with Proxy(secure.port, "407 Who are you") as proxy:
+    with Proxy(secure.port, status) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url.replace("//", "//me:hush@"))
         with pytest.raises(FatalAPIError) as error:
             sync(secure, api_url=f"https://{HOST}")
 
-    assert str(error.value).startswith(
-        f"{LIST} failed: the proxy did not let it through. Giving up"
-    )
-    assert waited
-    assert len(proxy.asked) == 8
+    assert str(error.value).startswith(begins)
+    assert "hush" not in str(error.value)
+    assert len(waited) == requests - 1
+    assert len(proxy.asked) == requests
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from singer_sdk.exceptions import ConfigValidationError
 from tap_homele.config import base_url
 from tap_homele.tap import TapHomele
 from tests.singer import clean_environment, config_for, run
+from tests.world import warnings
 
 if TYPE_CHECKING:
     from tests.conftest import Serve
@@ -152,6 +153,55 @@ def test_nothing_is_not_the_default(name: str, value: object) -> None:
     assert errors(TOKEN | {name: value}) == [
         f"{name}: it must not be empty; leave it out for the default."
     ]
+
+
+@pytest.mark.parametrize(
+    "query", [" ", "\t\n", "\u00a0", "\u200e\u200f", "\ufeff ", "\u3000"]
+)
+def test_a_search_for_nothing_that_can_be_seen_is_refused(query: str) -> None:
+    """Laravel would take it for none, and everybody would come."""
+    assert errors(TOKEN | {"filter_query": query}) == [
+        "filter_query: it must be a name or a part of one, and not only spaces."
+    ]
+
+
+@pytest.mark.parametrize("query", ["0", "\u200e\u0633\u200f", " Sara ", "%", "-"])
+def test_a_search_for_anything_that_can_be_seen_is_taken(query: str) -> None:
+    TapHomele(config=TOKEN | {"filter_query": query})
+
+
+@pytest.mark.parametrize(
+    "name", ["filter_lead_status_ids", "filter_owner_ids", "filter_lead_source_ids"]
+)
+@pytest.mark.parametrize("value", [[1, None], [""], [1, " "]])
+def test_an_empty_part_of_a_list_is_refused(name: str, value: list[object]) -> None:
+    (error,) = errors(TOKEN | {name: value})
+
+    assert error.startswith(f"{name}: each must be integer.")
+
+
+@pytest.mark.parametrize("query", ["Sara, Ahmed", ",", "true", "False ", "TRUE"])
+def test_a_search_that_homele_may_take_apart_is_warned_of(
+    caplog: pytest.LogCaptureFixture, query: str
+) -> None:
+    TapHomele(config=TOKEN | {"filter_query": query})
+
+    assert warnings(caplog) == [
+        (
+            "filter_query: Homele may not search for it as it is, but for each part of "
+            "it between commas, and for nothing if it is true or false. Compare the "
+            "number of customers with what Homele shows you."
+        )
+    ]
+
+
+@pytest.mark.parametrize("query", ["Sara", "truest", "untrue", ""])
+def test_another_search_is_not_warned_of(
+    caplog: pytest.LogCaptureFixture, query: str
+) -> None:
+    TapHomele(config=TOKEN | {"filter_query": query})
+
+    assert warnings(caplog) == []
 
 
 def test_an_empty_token_is_refused() -> None:

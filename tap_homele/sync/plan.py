@@ -32,6 +32,9 @@ _ANOTHER_LIST = (
     "reading all customers that match."
 )
 _NOT_BY_DATE = "The list was not read by created date so far: reading all customers."
+_NOT_STARTING = (
+    "start_date has no effect beside a bookmark: --full-refresh starts there."
+)
 _NO_TIME = "The bookmark is not a time: reading all customers."
 
 
@@ -140,6 +143,8 @@ def make_plan(saved: Saved, bookmark: str, settings: Settings, now: str) -> Plan
         now=now,
         notes=tuple(Note(w, logging.WARNING) for w in warnings if bookmark),
     )
+    if known and settings.is_incremental and settings.start_date and not warnings:
+        plan = _noted(plan, _NOT_STARTING)
     if open_scan.list_id and settings.is_incremental:
         return _with_open_scan(plan, open_scan)
     if settings.full_scan_every:
