@@ -87,7 +87,8 @@ def meltano_settings() -> list[Setting]:
     for name, schema in (own_settings() | sdk_settings()).items():
         label = schema.get("title") or name.replace("_", " ").capitalize()
         setting = {"name": name, "label": label, "kind": kind_of(schema)}
-        if schema.get("secret"):
+        # The SDK does not say so, but a secret for hashes stands in it.
+        if schema.get("secret") or name == "stream_map_config":
             setting["sensitive"] = True
         if "default" in schema:
             setting["value"] = schema["default"]
