@@ -251,6 +251,95 @@ def use(project: Path, sandbox: Sandbox, warehouse: str) -> None:
     (project / ".env").write_text(env)
 
 
+def test_companies_at_the_same_time(
+    project: Path, serve: Serve, warehouse: str
+) -> None:
+    """Each in a system folder of its own, as operating.md says."""
+    use(project, serve(120), warehouse)
+    companies = block("## Several companies", "yaml", OPERATING)
+    lines = (project / ".env").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith("TAP_HOMELE_AUTH_TOKEN")]
+    tokens = ["ACME_TOKEN=1|sandbox", "BETA_TOKEN=1|sandbox"]
+    (project / ".env").write_text("\n".join([*kept, *tokens]))
+    meltano_yml = project / "meltano.yml"
+    both = companies + companies.replace("acme", "beta").replace("ACME", "BETA")
+    meltano_yml.write_text(
+        meltano_yml.read_text().replace("- name: dev\n", f"- name: dev\n{both}", 1)
+    )
+    (command,) = block("### Several companies at once", "sh", OPERATING).splitlines()
+    commands = [command, command.replace("acme", "beta")]
+
+    for number in range(3):
+        running = [
+            subprocess.Popen(
+                ["bash", "-c", one],  # noqa: S607
+                cwd=project,
+                env=clean_environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for one in commands
+        ]
+        for process in running:
+            said, _ = process.communicate()
+            assert process.returncode == 0, said
+            assert f"120 read, {0 if number else 120} changed" in said
+    for name in ("acme", "beta"):
+        assert len(table(warehouse, name)) == 120
+        with psycopg.connect(warehouse) as connection:
+            connection.execute(f"DROP SCHEMA {name} CASCADE")
+
+
+def test_without_the_columns_of_singer(
+    project: Path, serve: Serve, warehouse: str
+) -> None:
+    """By the two lines of .secrets.example, which need each other."""
+    use(project, serve(20), warehouse)
+    env = (project / ".env").read_text()
+    for name in ("ACTIVATE_VERSION", "ADD_RECORD_METADATA"):
+        env = env.replace(f"# TARGET_POSTGRES_{name}=", f"TARGET_POSTGRES_{name}=")
+    (project / ".env").write_text(env)
+
+    result = meltano(project, "run", *PIPELINE)
+
+    assert result.returncode == 0, result.stdout
+    rows = table(warehouse, "tap_homele").values()
+    assert len(rows) == 20
+    assert not [name for row in rows for name in row if name.startswith("_sdc_")]
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"replication-method": "LOG_BASED"}, {"replication-key": "created_at"}]
+)
+def test_a_replication_that_no_stream_can_do(
+    project: Path, serve: Serve, warehouse: str, metadata: dict[str, str]
+) -> None:
+    use(project, serve(20), warehouse)
+    meltano_yml = project / "meltano.yml"
+    definition = yaml.safe_load(meltano_yml.read_text())
+    extractor = definition["plugins"]["extractors"][0]
+    extractor["metadata"] = {"customers": metadata}
+    meltano_yml.write_text(yaml.safe_dump(definition, sort_keys=False))
+
+    result = meltano(project, "run", *PIPELINE)
+
+    assert result.returncode != 0
+    assert "customers: in the metadata, replication-method can only be" in result.stdout
+
+
+def test_the_secret_of_hashes_is_not_shown(project: Path) -> None:
+    with (project / ".env").open("a") as env:
+        env.write('TAP_HOMELE_STREAM_MAP_CONFIG={"hash_seed": "hush"}\n')
+
+    shown = meltano(project, "config", "print", "tap-homele").stdout
+    listed = meltano(project, "config", "list", "tap-homele").stdout
+
+    assert '"stream_map_config": "*****"' in shown
+    assert "TAP_HOMELE_STREAM_MAP_CONFIG" in listed
+    assert "hush" not in shown + listed
+
+
 def test_a_real_account_needs_a_token_and_a_database(
     project: Path, serve: Serve, warehouse: str
 ) -> None:

@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import pytest
+import yaml
 from singer_sdk.exceptions import ConfigValidationError
 from singer_sdk.testing import SuiteConfig, get_tap_test_class
 
 from tap_homele.client import HomeleStream
 from tap_homele.tap import TapHomele
+from tests.readme import OPERATING, block
 from tests.sandbox import Sandbox
 from tests.singer import catalog_of, config_for, sync
 
@@ -61,6 +63,21 @@ def test_stream_maps(sandbox: Sandbox) -> None:
         assert record["phone1"] == hashlib.md5(row["phone1"].encode()).hexdigest()  # noqa: S324
         assert "email1" not in record
         assert record["budget_in_thousands"] == float(row["budget"] or 0) / 1000
+    output.validate()
+
+
+def test_budget_as_a_number(sandbox: Sandbox) -> None:
+    """By the stream map of operating.md."""
+    (extractor,) = yaml.safe_load(block("## Numbers", "yaml", OPERATING))
+
+    output = sync(sandbox, **extractor["config"])
+
+    (schema,) = output.of("SCHEMA")
+    assert "number" in schema["schema"]["properties"]["budget"]["type"]
+    assert len(output.records) == 150
+    for record in output.records:
+        budget = sandbox.customers[record["id"]]["budget"]
+        assert record["budget"] == (float(budget) if budget else None)
     output.validate()
 
 
