@@ -254,7 +254,7 @@ def use(project: Path, sandbox: Sandbox, warehouse: str) -> None:
 def test_companies_at_the_same_time(
     project: Path, serve: Serve, warehouse: str
 ) -> None:
-    """Each in a system folder of its own, as operating.md says."""
+    """Each in a system folder of its own, as operating.md says; two loaders, too."""
     use(project, serve(120), warehouse)
     companies = block("## Several companies", "yaml", OPERATING)
     lines = (project / ".env").read_text().splitlines()
@@ -268,6 +268,8 @@ def test_companies_at_the_same_time(
     )
     (command,) = block("### Several companies at once", "sh", OPERATING).splitlines()
     commands = [command, command.replace("acme", "beta")]
+    into_files = command.replace(".meltano-acme", ".meltano-files")
+    commands += [into_files.replace("target-postgres", "target-jsonl")]
 
     for number in range(3):
         running = [

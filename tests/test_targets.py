@@ -180,15 +180,14 @@ def duckdb(
 def csv_file(
     package: str, stdin: str, folder: Path, _: str, size: Row
 ) -> Callable[[str], list[Row]]:
-    # Each run writes a new file.
-    (folder / "csv").mkdir(exist_ok=True)
-    to = folder / "csv" / str(len([*(folder / "csv").iterdir()]))
-    to.mkdir()
-    in_own_environment(package, {"output_path": str(to), **size}, stdin, folder)
+    # Else a run replaces the file of the one before.
+    config = {"file_naming_scheme": "{stream_name}-{timestamp}.csv", **size}
+    config |= {"output_path": str(folder)}
+    in_own_environment(package, config, stdin, folder)
 
     def rows(stream: str) -> list[Row]:
         found: dict[str, Row] = {}
-        for path in sorted(folder.glob(f"csv/*/{stream}.csv")):
+        for path in sorted(folder.glob(f"{stream}-*.csv")):
             with path.open(newline="") as file:
                 found |= {row["id"]: row for row in csv.DictReader(file)}
         return [*found.values()]
@@ -210,7 +209,7 @@ TARGETS: dict[str, tuple[Callable[..., Callable[[str], list[Row]]], str]] = {
     "target-jsonl==0.1.4": (jsonl, "JSON"),
     "meltanolabs-target-csv==0.5.0": (
         csv_file,
-        "text as Python writes it, so turn flattening on; each run writes a new file",
+        "text as Python writes it, so turn flattening on; a run replaces the file",
     ),
 }
 
