@@ -53,8 +53,8 @@ SCHEMA: t.Final[dict[str, t.Any]] = th.PropertiesList(
     th.Property(
         "start_date",
         th.DateTimeType,
-        description="The first run, or a full refresh, takes customers changed since "
-        "then; later runs have their bookmark.",
+        description="A first run, or a full refresh, takes customers changed since "
+        "then.",
     ),
     th.Property(
         "user_agent",
